@@ -1,0 +1,1 @@
+"""What needs no network: resampling, and later shift, registration, flow and bursts."""

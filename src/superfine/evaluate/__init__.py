@@ -1,0 +1,1 @@
+"""Judging: distances between pictures, and later benchmarks, comparisons and reports."""

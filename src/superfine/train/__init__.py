@@ -1,0 +1,1 @@
+"""Training: the only part of superfine that needs torch (extra `train`)."""
