@@ -1,1 +1,46 @@
-"""temporary"""
+"""superfine: super-resolution that runs unplugged, loses nothing, and says what it did.
+
+    import superfine
+    large = superfine.upscale("photo.jpg", 2)            # an array
+    superfine.upscale_path("photos", "large")            # files: tree, metadata, alpha, resume
+"""
+
+from superfine.engine import Engine, load_model
+from superfine.errors import (
+    EngineError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    ShapeError,
+    SourceError,
+    SuperfineError,
+    TooLargeError,
+    TrainingError,
+    UsageError,
+)
+from superfine.models import Card, Model, list_models
+from superfine.upscale import Job, Progress, Report, Result, upscale, upscale_path
+
+__all__ = [
+    "Card",
+    "Engine",
+    "EngineError",
+    "Job",
+    "MissingExtraError",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Progress",
+    "Report",
+    "Result",
+    "ShapeError",
+    "SourceError",
+    "SuperfineError",
+    "TooLargeError",
+    "TrainingError",
+    "UsageError",
+    "list_models",
+    "load_model",
+    "upscale",
+    "upscale_path",
+]

@@ -6,7 +6,7 @@ Each output sample is a sum over its taps in a fixed order, so that a picture
 resampled in pieces equals the picture resampled whole, to the bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from superfine.errors import ShapeError, UsageError
 
-__all__ = ["KERNELS", "Kernel", "Taps", "matlab_resize", "resize", "resize_axis", "taps"]
+__all__ = ["KERNELS", "Kernel", "Taps", "matlab_resize", "resize", "resize_axis", "resize_bands", "taps"]
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.floating]
@@ -33,7 +33,7 @@ class Kernel:
 
 
 class Taps(NamedTuple):
-    """Which old samples make each new one: both (count, taps); `first` and `last` bound them."""
+    """Which old samples make each new one, and with which weight: both (count, taps)."""
 
     index: npt.NDArray[np.intp]
     weight: npt.NDArray[np.float64]
@@ -82,13 +82,15 @@ def taps(size: int, count: int, kernel: Kernel, antialias: bool = True) -> Taps:
     With `antialias` the kernel widens by size/count when there are fewer new
     samples than old ones, as MATLAB's imresize does.
     """
-    ratio = count / size
-    shrink = min(ratio, 1.0) if antialias and kernel.name != "nearest" else 1.0
-    centre = (np.arange(count) + 0.5) / ratio - 0.5
-    width = 2 * kernel.radius / shrink
-    first = np.floor(centre - width / 2).astype(np.intp)
-    index = first[:, None] + np.arange(int(np.ceil(width)) + 2)
-    weight = kernel.weight(shrink * (centre[:, None] - index))
+    shrink = min(count / size, 1.0) if antialias and kernel.name != "nearest" else 1.0
+    # In whole numbers, so that equal phases get equal weights wherever they lie:
+    # (2j + 1) * size - count over 2 * count is the place of new sample j.
+    whole, rest = np.divmod((2 * np.arange(count) + 1) * size - count, 2 * count)
+    phase = rest / (2 * count)
+    reach = int(np.ceil(kernel.radius / shrink))
+    offset = np.arange(-reach, reach + 2)
+    index = (whole[:, None] + offset).astype(np.intp)
+    weight = kernel.weight(shrink * (phase[:, None] - offset))
     weight /= weight.sum(axis=1, keepdims=True)
     used = np.flatnonzero(np.any(np.abs(weight) > 1e-15, axis=0))
     kept = slice(used[0], used[-1] + 1)
@@ -128,6 +130,30 @@ def resize(pixels: Floats, size: tuple[int, int], kernel: str = "bicubic", *, an
         if size[axis] != pixels.shape[axis]:
             pixels = resize_axis(pixels, taps(pixels.shape[axis], size[axis], KERNELS[kernel], antialias), axis)
     return pixels
+
+
+def resize_bands(
+    read: Callable[[int, int], Floats],
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    kernel: str = "bicubic",
+    *,
+    rows: int = 128,
+) -> Iterator[Floats]:
+    """`resize` in bands of `rows` new rows, from top to bottom, equal to it to the bit.
+
+    read: old rows [start, stop) as (rows, W, C); asked with a start that never
+    goes back. shape, size: (rows, cols) before and after.
+    """
+    down = taps(shape[0], size[0], KERNELS[kernel])
+    across = taps(shape[1], size[1], KERNELS[kernel])
+    for top in range(0, size[0], rows):
+        bottom = min(top + rows, size[0])
+        first, last = down.bounds(top, bottom)
+        band = read(first, last)
+        if size[0] != shape[0]:
+            band = resize_axis(band, Taps(down.index[top:bottom] - first, down.weight[top:bottom]), 0)
+        yield resize_axis(band, across, 1) if size[1] != shape[1] else band
 
 
 def matlab_resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,207 @@
+"""The command line: a thin door to the same functions that Python has."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from superfine.errors import SuperfineError, UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="superfine",
+    help="Super-resolution that runs unplugged, loses nothing, and says what it did.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="Show the networks: their cards and what they reach.", rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and exit status 1, wrong usage 2."""
+    try:
+        app()
+    except UsageError as error:
+        _stop(str(error), 2)
+    except SuperfineError as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("stopped; what is finished stays, and the same command goes on from there", 130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if show_version:
+        from importlib.metadata import version
+
+        typer.echo(f"superfine {version('superfine')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command(
+    epilog="Examples:  superfine upscale photo.jpg   |   superfine upscale scans -o large --scale 4   |"
+    "   superfine upscale logo.png -o logo.webp --size 1920x1080"
+)
+def upscale(
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Pictures, folders or quoted globs.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file for one picture, else a folder; beside the sources by default.", show_default=False),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Times each side, 1 to 16, fractions too; 2 by default.", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="The exact size of the result instead, as it is seen.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A network (see `superfine models`), an .onnx file with a card, nearest, bilinear, bicubic or lanczos.")
+    ] = "auto",
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="png, jpeg, webp, avif, tiff, gif or heic, where -o names no file; the source's by default.", show_default=False),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(help="1 to 100 for lossy formats; by default JPEG 95, WebP 90 or lossless as the source, AVIF 85.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Skip what an earlier run finished; --no-resume does it again.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that no earlier run made.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say sizes, model, memory and time expected; write nothing.")] = False,
+    engine: Annotated[str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, directml, coreml.")] = "openvino",
+    precision: Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")] = "auto",
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="Memory to stay below; half of the machine's by default.", show_default=False)
+    ] = None,
+    white: Annotated[
+        float | None, typer.Option(metavar="LEVEL", help="The level of white in float TIFF; 1 by default.", show_default=False)
+    ] = None,
+    max_megapixels: Annotated[float, typer.Option(help="Refuse sources with more pixels than this many millions.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Enlarge pictures and folders of pictures."""
+    from superfine.upscale import Job, upscale_path
+
+    if precision not in ("auto", "bf16", "fp32"):
+        raise UsageError(f"--precision {precision!r} is none of auto, bf16, fp32")
+    job = Job(
+        scale=scale,
+        size=None if size is None else _size(size),
+        model=model,
+        engine=engine,
+        precision=precision,  # type: ignore[arg-type]
+        memory_gb=memory,
+        file_format=file_format,
+        quality=quality,
+        white=white,
+        max_megapixels=max_megapixels,
+    )
+    from superfine.progress import JsonLines, Terminal
+
+    listener = JsonLines() if as_json else Terminal()
+    with listener:
+        report = upscale_path(
+            sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
+        )
+        listener.summary(report)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, as_json: Json = False) -> None:
+    """Show the networks: their cards and what they reach."""
+    if context.invoked_subcommand is not None:
+        return
+    from superfine.models import CLASSICAL, list_models
+
+    cards = [model.card for model in list_models()]
+    if as_json:
+        for card in cards:
+            typer.echo(json.dumps(asdict(card), ensure_ascii=False))
+        return
+    typer.echo(f"{'NAME':<14}{'SCALE':<7}{'PARAMETERS':<12}{'SET5':<10}WHAT IT IS")
+    for card in cards:
+        quality = f"{card.psnr['Set5']:.2f} dB" if "Set5" in card.psnr else ""
+        typer.echo(f"{card.name:<14}x{card.scale:<6}{card.parameters:<12,}{quality:<10}{card.summary}")
+    for name in CLASSICAL:
+        typer.echo(f"{name:<14}{'any':<7}{0:<12}{'':<10}classical interpolation")
+    typer.echo("Whole cards: superfine models show NAME")
+
+
+@models_app.command("show")
+def show(name: Annotated[str, typer.Argument(help="A network, a family of them, or an .onnx file.")], as_json: Json = False) -> None:
+    """Show the whole card of a network."""
+    from superfine.models import find_model
+
+    for model in find_model(name):
+        facts = {**asdict(model.card), "sha256": model.sha256, "bytes": len(model.content)}
+        if as_json:
+            typer.echo(json.dumps(facts, ensure_ascii=False))
+            continue
+        for key, value in facts.items():
+            shown = ", ".join(f"{test} {dB:.2f} dB" for test, dB in value.items()) if isinstance(value, dict) else value
+            typer.echo(f"{key.replace('_', ' '):<17}{shown}")
+        typer.echo("")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show versions, CPU features, engines and codecs, and what is missing."""
+    facts = _diagnosis()
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for title, lines in facts.items():
+        typer.echo(title)
+        for name, value in lines.items():
+            typer.echo(f"  {name:<18}{value}")
+
+
+def _diagnosis() -> dict[str, dict[str, str]]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from superfine.engine import ENGINES, cores, cpu_features, engine_state
+    from superfine.image import codecs
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    packages = ("superfine", "numpy", "openvino", "pyvips", "pyvips-binary", "av", "onnxruntime", "pillow-heif", "torch")
+    return {
+        "system": {"platform": platform.platform(), "python": platform.python_version(), "cores": str(cores())},
+        "packages": {name: installed(name) for name in packages},
+        "cpu": cpu_features(),
+        "engines": {name: engine_state(name) for name in ENGINES},
+        "pictures": codecs(),
+    }
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
+        raise UsageError(f"--size {text!r} is not a size; write it as 1920x1080")
+    return int(height), int(width)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    typer.echo(f"superfine: {message}", err=True)
+    sys.exit(status)

@@ -1,0 +1,340 @@
+"""The one joint: an engine turns pixels into larger pixels.
+
+    Engine: scale, halo, multiple_of, frames          facts
+            engine(pixels) -> pixels                   (frames, h, w, c) -> (scale*h, scale*w, c)
+
+Pixels are float32 in 0..1, or uint8 or uint16, returned in kind. An engine
+keeps no state between calls that a result could depend on.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.classical.resample import KERNELS, resize
+from superfine.color import to_kind, to_unit
+from superfine.errors import EngineError, MissingExtraError, ModelError, UsageError
+from superfine.models import CLASSICAL, Model, find_model
+
+__all__ = ["ENGINES", "ClassicalEngine", "Engine", "NetworkEngine", "Precision", "cores", "cpu_features", "engine_state", "load_model", "open_engine"]
+
+Array = npt.NDArray[np.generic]
+Precision = Literal["auto", "bf16", "fp32"]
+
+_SHAPES_KEPT: Final = 8
+
+
+class Engine(Protocol):
+    """What tiling, evaluation and every door build on."""
+
+    scale: int
+    halo: int
+    multiple_of: int
+    frames: int
+
+    def __call__(self, pixels: Array) -> Array:
+        """(frames, h, w, c) -> (scale*h, scale*w, c) of the same dtype."""
+        ...
+
+
+class NetworkEngine(Protocol):
+    """An engine that runs a network: it also says what it runs on."""
+
+    scale: int
+    halo: int
+    multiple_of: int
+    frames: int
+    model: Model
+    name: str
+    """The runtime and the device really in use, with the version."""
+    precision: str
+
+    def __call__(self, pixels: Array) -> Array:
+        """(1, h, w, 3) -> (scale*h, scale*w, 3) of the same dtype."""
+        ...
+
+
+class ClassicalEngine:
+    """Interpolation by a kernel of `classical.resample`, any number of channels."""
+
+    def __init__(self, kernel: str, scale: int) -> None:
+        self.scale = scale
+        self.halo = int(np.ceil(KERNELS[kernel].radius))
+        self.multiple_of = 1
+        self.frames = 1
+        self._kernel = kernel
+
+    def __call__(self, pixels: Array) -> Array:
+        rows, cols = pixels.shape[1] * self.scale, pixels.shape[2] * self.scale
+        return to_kind(resize(to_unit(pixels[0]), (rows, cols), self._kernel).astype(np.float32), pixels.dtype)
+
+
+class OpenVINOEngine:
+    """A network on the CPU by OpenVINO: bf16 where the CPU has it natively, else fp32."""
+
+    def __init__(self, model: Model, precision: Precision = "auto", threads: int | None = None) -> None:
+        ov = _openvino()
+        self.scale, self.halo = model.card.scale, model.card.halo
+        self.multiple_of, self.frames = model.card.multiple_of, model.card.frames
+        self.model = model
+        native = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and not native:
+            raise EngineError("this CPU has no native bf16; use --precision fp32 or auto")
+        self.precision = "bf16" if native and precision != "fp32" else "fp32"
+        self.name = f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
+        self._threads = threads or cores()
+        try:
+            self._graph = _core().read_model(model.content, b"")
+        except RuntimeError as error:
+            raise ModelError(f"{model.source}: OpenVINO can't read it: {_first_line(error)}") from error
+        _check_ports(self._graph, model)
+        self._requests: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def __call__(self, pixels: Array) -> Array:
+        if pixels.dtype == np.uint8 and self.model.card.fp32_end:
+            output, total = self._infer(pixels, self.precision)
+            if not np.isfinite(total) and self.precision != "fp32":
+                output, total = self._infer(pixels, "fp32")
+            if not np.isfinite(total):
+                raise EngineError(_NOT_FINITE.format(self.model.card.name))
+            return output
+        # A network without an fp32 end would lose the lower half of 16 bits in bf16.
+        deep = pixels.dtype != np.uint8 and not self.model.card.fp32_end
+        first: Literal["bf16", "fp32"] = "fp32" if deep or self.precision == "fp32" else "bf16"
+        return _in_kind(self.model, lambda unit, precision: self._infer(unit, precision)[0], pixels, first)
+
+    def _infer(self, pixels: Array, precision: str) -> tuple[Array, float]:
+        request = self._request(pixels.dtype, pixels.shape, precision)
+        try:
+            request.infer({0: np.ascontiguousarray(pixels)}, share_inputs=True)
+        except RuntimeError as error:
+            raise _memory_or(error, EngineError(f"{self.model.card.name}: OpenVINO: {_first_line(error)}")) from error
+        # The output's memory is the request's own and is used again: the caller gets a copy.
+        output: Array = request.get_output_tensor(0).data[0].copy()
+        return output, float(request.get_output_tensor(1).data) if pixels.dtype == np.uint8 else 0.0
+
+    def _request(self, dtype: np.dtype[Any], shape: tuple[int, ...], precision: str) -> Any:
+        key = (dtype, shape, precision)
+        if key not in self._requests:
+            hints = {
+                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
+                "INFERENCE_NUM_THREADS": self._threads,
+                "PERFORMANCE_HINT": "LATENCY",
+            }
+            try:
+                graph = _around(self._graph.clone(), dtype, shape)
+                self._requests[key] = _core().compile_model(graph, "CPU", hints).create_infer_request()
+            except RuntimeError as error:
+                wrong = ModelError(f"{self.model.source}: doesn't fit {shape[1]} x {shape[2]}: {_first_line(error)}")
+                raise _memory_or(error, wrong) from error
+            if len(self._requests) > _SHAPES_KEPT:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(key)
+        return self._requests[key]
+
+
+class OnnxRuntimeEngine:
+    """A network by ONNX Runtime in fp32: GPUs, and CPUs where OpenVINO isn't wanted."""
+
+    def __init__(self, model: Model, provider: str, precision: Precision = "auto", threads: int | None = None) -> None:
+        if precision == "bf16":
+            raise EngineError("ONNX Runtime runs in fp32 here; use --precision fp32 or auto, or --engine openvino")
+        runtime = _onnxruntime(provider)
+        self.scale, self.halo = model.card.scale, model.card.halo
+        self.multiple_of, self.frames = model.card.multiple_of, model.card.frames
+        self.model = model
+        self.precision = "fp32"
+        if provider not in runtime.get_available_providers():
+            have = ", ".join(runtime.get_available_providers())
+            raise EngineError(f"ONNX Runtime has no {provider} here, only {have}; use --engine openvino")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or cores()
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(model.content, options, providers=[provider])
+        except Exception as error:  # noqa: BLE001 - its errors have no common class of their own
+            raise ModelError(f"{model.source}: ONNX Runtime can't load it: {_first_line(error)}") from error
+        if self._session.get_providers()[0] != provider:
+            raise EngineError(f"ONNX Runtime fell back from {provider} to {self._session.get_providers()[0]}")
+        self.name = f"ONNX Runtime {runtime.__version__}, {provider.removesuffix('ExecutionProvider')}"
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, pixels: Array) -> Array:
+        return _in_kind(self.model, lambda unit, precision: self._infer(unit), pixels, "fp32")
+
+    def _infer(self, unit: npt.NDArray[np.float32]) -> Array:
+        planes = np.ascontiguousarray(unit.transpose(0, 3, 1, 2))
+        try:
+            output: Array = self._session.run(None, {self._input: planes})[0]
+        except Exception as error:  # noqa: BLE001 - its errors have no common class of their own
+            raise _memory_or(error, EngineError(f"{self.model.card.name}: ONNX Runtime: {_first_line(error)}")) from error
+        return np.ascontiguousarray(output[0].transpose(1, 2, 0))
+
+
+#: --engine -> ONNX Runtime's name of the device; OpenVINO has none.
+ENGINES: dict[str, str | None] = {
+    "openvino": None,
+    "onnxruntime": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+
+
+def open_engine(model: Model, engine: str = "openvino", precision: Precision = "auto", threads: int | None = None) -> NetworkEngine:
+    """Run a model on an engine of `ENGINES`.
+
+    Raises EngineError where the wish can't be met (nothing else is taken instead),
+    MissingExtraError without ONNX Runtime, ModelError where the file can't be run.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
+    provider = ENGINES[engine]
+    if provider is None:
+        return OpenVINOEngine(model, precision, threads)
+    return OnnxRuntimeEngine(model, provider, precision, threads)
+
+
+def load_model(name: str, scale: int = 2, *, engine: str = "openvino", precision: Precision = "auto") -> Engine:
+    """An engine by the name of its model: a shipped network, an .onnx file with a card, or a classical method.
+
+    The engine takes (1, h, w, 3) uint8, uint16 or float32 (0..1), and returns
+    (scale*h, scale*w, 3) in kind. Raises ModelError where there is none for this scale.
+    """
+    if name in CLASSICAL:
+        return ClassicalEngine(name, scale)
+    found = {model.card.scale: model for model in find_model(name)}
+    if scale not in found:
+        raise ModelError(f"{name!r} enlarges x{', x'.join(map(str, sorted(found)))}, not x{scale}")
+    return open_engine(found[scale], engine, precision)
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_features() -> dict[str, str]:
+    """What the CPU is called and what OpenVINO can use of it."""
+    core = _core()
+    return {
+        "name": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+        "native precisions": ", ".join(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+    }
+
+
+def engine_state(name: str) -> str:
+    """Whether an engine of `ENGINES` can be used here, and if not, what to do."""
+    provider = ENGINES[name]
+    if provider is None:
+        return "ready"
+    try:
+        available = _onnxruntime(provider).get_available_providers()
+    except MissingExtraError as error:
+        return str(error)
+    return "ready" if provider in available else f"not offered by this build of ONNX Runtime ({provider})"
+
+
+_NOT_FINITE: Final = "{}: gave NaN or infinity, in fp32 too; the picture was not written"
+
+
+def _in_kind(
+    model: Model,
+    infer: Callable[[npt.NDArray[np.float32], str], Array],
+    pixels: Array,
+    first: Literal["bf16", "fp32"],
+) -> Array:
+    """Run on float32 and come back to the kind of `pixels`; once more in fp32 where the result isn't finite."""
+    unit = to_unit(pixels)
+    for precision in dict.fromkeys((first, "fp32")):
+        output = infer(unit, precision).astype(np.float32, copy=False)
+        if np.isfinite(output).all():
+            return to_kind(output, pixels.dtype)
+    raise EngineError(_NOT_FINITE.format(model.card.name))
+
+
+def _check_ports(graph: Any, model: Model) -> None:
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        ports = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        raise ModelError(f"{model.source}: has {ports}; superfine runs networks with one of each")
+    shape = graph.inputs[0].get_partial_shape()
+    if shape.rank.is_dynamic or shape.rank.get_length() != 4 or (shape[1].is_static and shape[1].get_length() != 3):
+        raise ModelError(f"{model.source}: its input is {shape}; superfine runs networks on (N, 3, h, w)")
+
+
+def _around(graph: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """The network for one shape, from (1, h, w, 3) pixels in kind to (1, S*h, S*w, 3) in kind.
+
+    uint8 in and out: levels are made in the graph, before the pixel shuffle
+    moves four times the data; a second output is the sum of the last
+    convolution, which is finite only where all of it is.
+    """
+    ov = _openvino()
+    from openvino import opset13 as op
+
+    count, rows, cols, channels = shape
+    graph.reshape({0: [count, channels, rows, cols]})
+    old = graph.get_parameters()[0]
+    kind = ov.Type(dtype)
+    new = op.parameter([count, rows, cols, channels], kind)
+    unit = new
+    if dtype == np.uint8:
+        unit = op.multiply(op.convert(new, "f32"), op.constant(np.float32(1 / 255)))
+    planes = op.transpose(unit, op.constant(np.array([0, 3, 1, 2])))
+    old.output(0).replace(planes.output(0))
+    last = graph.get_results()[0].input_value(0)
+    if dtype != np.uint8:
+        return ov.Model([op.result(op.transpose(last, op.constant(np.array([0, 2, 3, 1]))))], [new])
+    convolutions = [node for node in graph.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    total = op.reduce_sum(convolutions[-1], op.constant(np.array([0, 1, 2, 3])), False)
+    node = last.get_node()
+    if node.get_type_name() == "DepthToSpace" and node.get_attributes()["mode"] == "depth_first":
+        block = node.get_attributes()["block_size"]
+        levels = _levels(op, node.input_value(0))  # (1, 3*block*block, h, w)
+        split = op.reshape(levels, op.constant(np.array([channels, block, block, rows, cols])), False)
+        shuffled = op.transpose(split, op.constant(np.array([3, 1, 4, 2, 0])))
+        pixels = op.reshape(shuffled, op.constant(np.array([1, rows * block, cols * block, channels])), False)
+    else:
+        pixels = op.transpose(_levels(op, last), op.constant(np.array([0, 2, 3, 1])))
+    return ov.Model([op.result(pixels), op.result(total)], [new])
+
+
+def _levels(op: Any, unit: Any) -> Any:
+    scaled = op.clamp(op.multiply(unit, op.constant(np.float32(255))), 0.0, 255.0)
+    return op.convert(op.round(scaled, "half_to_even"), "u8")
+
+
+@cache
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _openvino() -> Any:
+    import openvino
+
+    return openvino
+
+
+def _onnxruntime(provider: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(f"ONNX Runtime ({provider})", "gpu") from error
+    return onnxruntime
+
+
+def _memory_or(error: BaseException, other: Exception) -> BaseException:
+    """Whatever a runtime calls it, out of memory is MemoryError, so that the tile is halved."""
+    text = str(error).lower()
+    short = any(word in text for word in ("bad_alloc", "bad alloc", "out of memory", "failed to allocate", "could not allocate"))
+    return MemoryError(_first_line(error)) if short else other
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,458 @@
+"""File <-> bands of rows. What a picture is is judged from its file, never from its pixel values.
+
+Reading and writing are libvips'; this file decides what survives: bit depth,
+alpha, ICC profile, EXIF, XMP, orientation, and the size in print (a picture
+enlarged s times has s times the dots per inch).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.atomic import written_whole
+from superfine.errors import MissingExtraError, OutputError, SourceError, TooLargeError, UsageError
+from superfine.rowstream import RowStream
+
+__all__ = ["FORMATS", "MAX_MEGAPIXELS", "Format", "Picture", "codecs", "format_of", "open_picture", "save_picture"]
+
+Array = npt.NDArray[np.generic]
+Shape = tuple[int, int, int]
+
+#: Pictures with more pixels are refused unless the caller raises the limit.
+MAX_MEGAPIXELS = 1000.0
+
+_U8, _U16, _F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
+_DTYPES = {"uchar": _U8, "ushort": _U16, "float": _F32}
+_COLOURS = frozenset({"srgb", "rgb", "rgb16", "scrgb", "b-w", "grey16", "multiband"})
+_KEPT_FIELDS = re.compile(
+    r"exif-|xmp-data$|iptc-data$|icc-profile-data$|jpeg-thumbnail-data$|png-comment-|image-description$"
+    r"|resolution-unit$|orientation$"
+)
+# EXIF orientations whose pictures lie on their side.
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file and what it can hold."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    dtypes: tuple[np.dtype[Any], ...]
+    alpha: bool
+    turns: bool
+    """Readers honour the orientation tag; elsewhere the pixels are turned before."""
+    streams: bool = False
+    """Can be read and written without holding the whole picture."""
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("png", (".png",), (_U8, _U16), alpha=True, turns=True, streams=True),
+        Format("jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), (_U8,), alpha=False, turns=True, streams=True),
+        Format("webp", (".webp",), (_U8,), alpha=True, turns=True),
+        Format("avif", (".avif",), (_U8, _U16), alpha=True, turns=False),
+        Format("tiff", (".tif", ".tiff"), (_U8, _U16, _F32), alpha=True, turns=True, streams=True),
+        Format("gif", (".gif",), (_U8,), alpha=True, turns=False),
+        Format("heic", (".heic", ".heif"), (_U8, _U16), alpha=True, turns=False),
+    )
+}
+
+_LOADERS = {
+    "pngload": "png",
+    "jpegload": "jpeg",
+    "webpload": "webp",
+    "heifload": "avif",
+    "tiffload": "tiff",
+    "gifload": "gif",
+}
+
+
+def format_of(path: Path) -> Format:
+    """The format that a name asks for. Raises UsageError with the known endings."""
+    for entry in FORMATS.values():
+        if path.suffix.lower() in entry.suffixes:
+            return entry
+    known = " ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
+    raise UsageError(f"{path}: superfine doesn't write {path.suffix or 'a name without an ending'}; it writes {known}")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file, opened: its facts, and its rows on demand."""
+
+    path: Path
+    format: Format
+    shape: Shape
+    """(rows, cols, channels), alpha among the channels."""
+    dtype: np.dtype[Any]
+    bits: int
+    """Bits a sample in the file: 1, 2, 4, 8, 10, 12, 16 or 32 (float)."""
+    alpha: bool
+    lossless: bool
+    streams: bool
+    """This very file's rows can be read without holding the whole picture."""
+    orientation: int
+    """EXIF orientation that the pixels still have, 1 when upright."""
+    notes: tuple[str, ...]
+    """What a person should know about how the file was read."""
+    white: float = field(repr=False)
+    turned: bool = field(repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, cols) as stored."""
+        return self.shape[:2]
+
+    @property
+    def sideways(self) -> bool:
+        """The orientation tag swaps rows and columns for the viewer."""
+        return self.orientation in _SIDEWAYS
+
+    @property
+    def bytes(self) -> int:
+        """Size of the decoded pixels."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def bands(self, rows: int = 256) -> Iterator[Array]:
+        """The pixels from top to bottom, `rows` at a time; floats are divided by the white level.
+
+        Raises SourceError where the file breaks off or holds values outside 0..white.
+        """
+        image = _decode(self.path, turned=self.turned)
+        for top in range(0, self.shape[0], rows):
+            count = min(rows, self.shape[0] - top)
+            with _reading(self.path):
+                data = image.crop(0, top, self.shape[1], count).write_to_memory()
+            band: Array = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+            yield _in_range(band, self.white, self.path) if self.dtype == _F32 else band
+
+
+def open_picture(
+    path: Path, *, max_megapixels: float = MAX_MEGAPIXELS, white: float | None = None, upright: bool = False
+) -> Picture:
+    """Read a picture's facts; no pixel is decoded yet, but for float TIFF, whose range is checked.
+
+    white: the level of white in a float TIFF, 1 unless given. upright: turn the
+    pixels as the orientation tag says. Raises SourceError, TooLargeError, or
+    MissingExtraError for HEIC without its extra.
+    """
+    _check_file(path)
+    image = _open(path)
+    loader = image.get("vips-loader").removesuffix("_source").removesuffix("_buffer")
+    entry = FORMATS["heic" if loader == "heic" else _LOADERS[loader]]
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        raise TooLargeError(
+            f"{path}: {image.width} x {image.height} are {megapixels:,.0f} megapixels, over the limit of"
+            f" {max_megapixels:,.0f}; raise it with --max-megapixels {np.ceil(megapixels):.0f}"
+        )
+    pages = int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
+    notes = list(_notes(image, pages, entry))
+    if pages > 1 and entry.name == "tiff":
+        raise SourceError(f"{path}: a TIFF of {pages} pages; superfine enlarges single pages, so split it first")
+    if image.interpretation not in (*_COLOURS, "cmyk") or (image.bands > 4 and image.interpretation != "cmyk"):
+        raise SourceError(f"{path}: {image.bands} channels of {image.interpretation}; convert it to grey or RGB first")
+    orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
+    ready = _decode(path, turned=upright)
+    if ready.format not in _DTYPES:
+        raise SourceError(f"{path}: samples are {ready.format}; superfine reads 8 and 16 bits and float32")
+    dtype = _DTYPES[ready.format]
+    if white is not None and dtype != _F32:
+        raise UsageError(f"{path}: --white is for float pictures, and this one has {8 * dtype.itemsize} bits a sample")
+    progressive = image.get_typeof("jpeg-multiscan") and image.get("jpeg-multiscan")
+    interlaced = image.get_typeof("interlaced") and image.get("interlaced")
+    picture = Picture(
+        path=path,
+        format=entry,
+        shape=(ready.height, ready.width, ready.bands),
+        dtype=dtype,
+        bits=int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8 * dtype.itemsize,
+        alpha=bool(ready.hasalpha()),
+        lossless=entry.name in ("png", "tiff", "gif") or (entry.name == "webp" and _webp_is_lossless(path)),
+        streams=entry.streams and not (progressive or interlaced or (upright and orientation > 1)),
+        orientation=1 if upright else orientation,
+        notes=tuple(notes),
+        white=1.0 if white is None else white,
+        turned=upright,
+    )
+    if dtype == _F32:
+        for _ in picture.bands():  # every value is looked at before work begins
+            pass
+    return picture
+
+
+def save_picture(
+    path: Path,
+    bands: Iterable[Array],
+    shape: Shape,
+    dtype: np.dtype[Any],
+    *,
+    like: Picture,
+    quality: int | None = None,
+) -> None:
+    """Encode bands of rows; `path` appears whole or not at all.
+
+    bands: (any rows, cols, channels) arrays of `dtype` that add up to `shape`.
+    Metadata is taken from `like`; its dots per inch grow with the picture.
+    quality: 1..100 for lossy formats; without it lossless sources stay lossless
+    in WebP, and JPEG gets 95. Raises OutputError; errors of `bands` pass through.
+    """
+    entry = format_of(path)
+    try:
+        with written_whole(path) as part:
+            if entry.name == "heic":
+                _save_heic(part, bands, shape, dtype, like, quality)
+            else:
+                _encode(part, bands, shape, dtype, like, entry, quality)
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def _encode(
+    part: Path, bands: Iterable[Array], shape: Shape, dtype: np.dtype[Any], like: Picture, entry: Format, quality: int | None
+) -> None:
+    vips = _vips()
+    stream = RowStream(shape, dtype, bands)
+    failures: list[BaseException] = []
+
+    def read(count: int) -> bytes:
+        # An exception can't cross libvips: the encoder sees the end of the file, the caller the error.
+        try:
+            return stream.read(count) if not failures else b""
+        except BaseException as error:  # noqa: BLE001 - handed on below, whatever it is
+            failures.append(error)
+            return b""
+
+    source = vips.SourceCustom()
+    source.on_read(read)
+    source.on_seek(stream.seek)
+    try:
+        image = vips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
+        _saver(_with_metadata(image, like, shape), part, entry, dtype, like, quality)
+    except vips.Error as error:
+        if not failures:
+            raise OSError(None, _reason(error)) from error
+    if failures:
+        raise failures[0]
+
+
+def _with_metadata(image: Any, like: Picture, shape: Shape) -> Any:
+    origin = _decode(like.path, turned=like.turned)
+    scale = shape[0] / like.shape[0]
+    image = image.copy(xres=origin.xres * scale, yres=origin.yres * scale)
+    for name in origin.get_fields():
+        if _KEPT_FIELDS.match(name):
+            image.set_type(origin.get_typeof(name), name, origin.get(name))
+    return image
+
+
+def _saver(image: Any, part: Path, entry: Format, dtype: np.dtype[Any], like: Picture, quality: int | None) -> None:
+    target = str(part)
+    match entry.name:
+        case "png":
+            image.pngsave(target, compression=6)
+        case "jpeg":
+            image.jpegsave(target, Q=quality or 95)
+        case "webp":
+            lossless = quality is None and like.lossless
+            image.webpsave(target, lossless=lossless, Q=quality or 90, exact=lossless)
+        case "avif":
+            bits = 8 if dtype == _U8 else like.bits if like.bits in (10, 12) else 12
+            image.heifsave(target, compression="av1", bitdepth=bits, Q=quality or 85)
+        case "tiff":
+            predictor = "float" if dtype == _F32 else "horizontal"
+            if dtype == _F32 and like.white != 1:
+                image = (image * like.white).cast("float")
+            large = image.width * image.height * image.bands * dtype.itemsize > 3_900_000_000
+            image.tiffsave(target, compression="deflate", predictor=predictor, bigtiff=large)
+        case "gif":
+            image.gifsave(target)
+
+
+def codecs() -> dict[str, str]:
+    """Each format, and whether it can be read and written here."""
+    vips = _vips()
+    states = {}
+    for entry in FORMATS.values():
+        loader = next((loader for loader, name in _LOADERS.items() if name == entry.name), None)
+        if loader is None:
+            try:
+                states[entry.name] = f"ready, pillow-heif {_heif().__version__}"
+            except MissingExtraError as error:
+                states[entry.name] = str(error)
+        else:
+            ready = vips.type_find("VipsOperation", f"{loader}_source") and vips.type_find("VipsOperation", f"{loader[:-4]}save")
+            states[entry.name] = f"ready, libvips {vips.version(0)}.{vips.version(1)}.{vips.version(2)}" if ready else "missing"
+    return states
+
+
+@cache
+def _vips() -> ModuleType:
+    import pyvips
+
+    # Files change between two calls, and nothing but these six decoders may see a stranger's file.
+    pyvips.cache_set_max(0)
+    pyvips.operation_block_set("VipsForeignLoad", True)
+    for loader in ("Png", "Jpeg", "Webp", "Heif", "Tiff", "Nsgif"):
+        pyvips.operation_block_set(f"VipsForeignLoad{loader}", False)
+    module: ModuleType = pyvips
+    return module
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise SourceError(f"{path}: the file is empty")
+    except FileNotFoundError as error:
+        raise SourceError(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise SourceError(f"{path}: is a folder where a picture was expected") from error
+    except PermissionError as error:
+        raise SourceError(f"{path}: may not be read; check its permissions") from error
+    except OSError as error:
+        raise SourceError(f"{path}: can't be read: {error.strerror}") from error
+
+
+class _reading:
+    """Turn libvips' words into one sentence about a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not isinstance(error, _vips().Error):
+            return
+        reason = _reason(error)
+        if "not in a known format" in reason:
+            known = ", ".join(entry.name.upper() for entry in FORMATS.values())
+            raise SourceError(f"{self._path}: not a picture that superfine reads ({known})") from error
+        raise SourceError(f"{self._path}: damaged or cut off: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "unknown reason"
+
+
+def _open(path: Path) -> Any:
+    with path.open("rb") as file:
+        brand = file.read(12)[4:]
+    if brand[:4] == b"ftyp" and brand[4:] in (b"heic", b"heix", b"hevc", b"heim", b"heis"):
+        return _open_heic(path)
+    vips = _vips()
+    with _reading(path):
+        # A source, not a name: libvips reads options out of names such as `scan[1].tif`.
+        source = vips.Source.new_from_file(str(path))
+        return vips.Image.new_from_source(source, "", access="sequential", fail_on="truncated")
+
+
+def _decode(path: Path, *, turned: bool) -> Any:
+    """The picture as superfine works on it: grey or RGB, alpha last, upright if asked."""
+    image = _open(path)
+    with _reading(path):
+        if image.interpretation == "cmyk":
+            image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative")
+        if turned and image.get_typeof("orientation") and image.get("orientation") > 1:
+            image = image.copy_memory().autorot()
+    return image
+
+
+def _notes(image: Any, pages: int, entry: Format) -> Iterator[str]:
+    if pages > 1 and entry.name in ("gif", "webp"):
+        yield f"the first of {pages} frames"
+    elif pages > 1 and entry.name != "tiff":
+        yield f"the main one of {pages} pictures"
+    if image.interpretation == "cmyk":
+        yield "CMYK converted to sRGB"
+    bits = int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8
+    if image.get_typeof("palette") and image.get("palette"):
+        yield "palette widened to full colour"
+    elif bits < 8:
+        yield f"{bits} bit{'s' if bits > 1 else ''} a sample widened to 8"
+
+
+def _in_range(band: Array, white: float, path: Path) -> Array:
+    values: npt.NDArray[np.float32] = band.astype(np.float32) / np.float32(white)
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # NaN fails both
+        raise SourceError(
+            f"{path}: float samples from {low * white:g} to {high * white:g}, outside 0 to {white:g};"
+            " say which level is white with --white LEVEL"
+        )
+    return values
+
+
+def _webp_is_lossless(path: Path) -> bool:
+    """Whether the (first) picture of a WebP is in VP8L. Source: RFC 9649."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            kind, length = head[:4], int.from_bytes(head[4:], "little")
+            if kind in (b"VP8L", b"VP8 "):
+                return kind == b"VP8L"
+            if kind == b"ANMF":
+                file.seek(16, 1)  # frames are chunks in a chunk
+            else:
+                file.seek(length + length % 2, 1)
+    return False
+
+
+def _heif() -> ModuleType:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise MissingExtraError("HEIC", "heif") from error
+    module: ModuleType = pillow_heif
+    return module
+
+
+def _open_heic(path: Path) -> Any:
+    heif, vips = _heif(), _vips()
+    try:
+        file = heif.open_heif(path, convert_hdr_to_8bit=False)
+        pixels = np.asarray(file)
+    except (ValueError, RuntimeError, EOFError, OSError) as error:
+        raise SourceError(f"{path}: damaged or cut off: {error}") from error
+    image = vips.Image.new_from_array(pixels).copy()
+    blobs = {"icc-profile-data": "icc_profile", "exif-data": "exif", "xmp-data": "xmp"}
+    bits = int(file.info.get("bit_depth", 8))
+    image.set_type(vips.GValue.gstr_type, "vips-loader", "heic")
+    image.set_type(vips.GValue.gint_type, "bits-per-sample", bits)
+    image.set_type(vips.GValue.gint_type, "n-pages", len(file))
+    for name, key in blobs.items():
+        if file.info.get(key):
+            image.set_type(vips.GValue.blob_type, name, file.info[key])
+    return image
+
+
+def _save_heic(
+    part: Path, bands: Iterable[Array], shape: Shape, dtype: np.dtype[Any], like: Picture, quality: int | None
+) -> None:
+    heif = _heif()
+    pixels = np.concatenate(list(bands))
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]] + (";16" if dtype == _U16 else "")
+    origin = _decode(like.path, turned=like.turned)
+    kept = {
+        key: bytes(origin.get(name))
+        for name, key in {"icc-profile-data": "icc_profile", "exif-data": "exif", "xmp-data": "xmp"}.items()
+        if origin.get_typeof(name)
+    }
+    file = heif.from_bytes(mode=mode, size=(shape[1], shape[0]), data=pixels.tobytes())
+    try:
+        with part.open("wb") as target:
+            file.save(target, quality=quality or 85, **kept)
+    except (ValueError, RuntimeError) as error:
+        raise OSError(None, str(error)) from error

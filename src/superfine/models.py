@@ -1,0 +1,198 @@
+"""The table of cards: which networks there are and what each file says of itself.
+
+A card lives in the ONNX file's own metadata, under the key `superfine`, so
+that a lone file explains itself. It is read without onnx and without an engine.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from superfine.classical.resample import KERNELS
+from superfine.errors import ModelError
+
+__all__ = ["CLASSICAL", "Card", "Model", "card_to_text", "find_model", "list_models", "read_model"]
+
+#: Models that need no network; they enlarge by any factor.
+CLASSICAL = tuple(KERNELS)
+
+_METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a network is: facts that the engine needs, and what people should know."""
+
+    name: str
+    scale: int
+    halo: int
+    """Pixels around a tile that its result depends on, in the small picture."""
+    multiple_of: int = 1
+    frames: int = 1
+    halo_kind: Literal["exact", "practical"] = "exact"
+    fp32_end: bool = False
+    """Ends with base plus residual added in fp32, so 16 bits survive bf16 inside."""
+    tile: int = 384
+    """Inner tile side that was fastest when measured."""
+    bytes_per_pixel: int = 1000
+    """Working memory per pixel of a tile, measured."""
+    summary: str = ""
+    colour: str = ""
+    parameters: int = 0
+    licence: str = ""
+    training_data: str = ""
+    recipe: str = ""
+    psnr: dict[str, float] = field(default_factory=dict)
+    """Test set -> dB, measured as `protocol` says."""
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checked ONNX file and its card."""
+
+    card: Card
+    content: bytes = field(repr=False)
+    source: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the whole file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def card_to_text(card: Card) -> str:
+    """The card as it is stored in the file."""
+    return json.dumps(asdict(card), ensure_ascii=False, sort_keys=True)
+
+
+@cache
+def list_models() -> tuple[Model, ...]:
+    """The networks that the package ships, by name."""
+    shelf = resources.files("superfine") / "assets"
+    files = sorted((entry for entry in shelf.iterdir() if entry.name.endswith(".onnx")), key=lambda entry: entry.name)
+    return tuple(_checked(entry.read_bytes(), entry.name) for entry in files)
+
+
+def find_model(name: str) -> list[Model]:
+    """The networks of a name, one for each scale: a family (`fast`), one of it (`fast-x2`), or a file.
+
+    Raises ModelError with the names that there are.
+    """
+    if name.lower().endswith(".onnx"):
+        return [read_model(Path(name))]
+    shipped = list_models()
+    found = [model for model in shipped if name in (model.card.name, family(model.card))]
+    if not found:
+        families = sorted({family(model.card) for model in shipped})
+        known = ", ".join((*families, *(model.card.name for model in shipped), *CLASSICAL))
+        raise ModelError(f"no model {name!r}; there are {known}, and any .onnx file with a superfine card")
+    return found
+
+
+def family(card: Card) -> str:
+    """The name without its scale: `fast` of `fast-x2`."""
+    return card.name.removesuffix(f"-x{card.scale}")
+
+
+def read_model(path: Path) -> Model:
+    """Read and check a model file. Raises ModelError where it is no ONNX file or its card is missing or wrong."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such model file") from error
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read: {error.strerror}") from error
+    return _checked(content, str(path))
+
+
+def _checked(content: bytes, source: str) -> Model:
+    try:
+        metadata = dict(_metadata(content))
+    except (IndexError, UnicodeDecodeError, ValueError) as error:
+        raise ModelError(f"{source}: not an ONNX file, or cut off") from error
+    if "superfine" not in metadata:
+        raise ModelError(f"{source}: has no superfine card, so its scale and halo aren't known; export it with superfine")
+    try:
+        given = json.loads(metadata["superfine"])
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{source}: its card is not JSON: {error}") from error
+    return Model(_card(given, source), content, source)
+
+
+def _card(given: Any, source: str) -> Card:
+    if not isinstance(given, dict):
+        raise ModelError(f"{source}: its card is a {type(given).__name__} where an object was expected")
+    known = {entry.name: entry for entry in fields(Card)}
+    if wrong := sorted(set(given) - set(known)):
+        raise ModelError(f"{source}: its card has unknown {', '.join(wrong)}; it was made by a newer superfine")
+    if missing := sorted({"name", "scale", "halo"} - set(given)):
+        raise ModelError(f"{source}: its card lacks {', '.join(missing)}")
+    lowest = {"scale": 1, "halo": 0, "multiple_of": 1, "frames": 1, "tile": 1, "bytes_per_pixel": 1, "parameters": 0}
+    for name, low in lowest.items():
+        value = given.get(name, low)
+        if type(value) is not int or not low <= value <= 10**9:
+            raise ModelError(f"{source}: its card says {name} = {value!r}, want a whole number from {low}")
+    for name, value in given.items():
+        if name not in lowest and not isinstance(value, {"fp32_end": bool, "psnr": dict}.get(name, str)):
+            raise ModelError(f"{source}: its card says {name} = {value!r}, which is of the wrong kind")
+    if given.get("halo_kind", "exact") not in ("exact", "practical"):
+        raise ModelError(f"{source}: its card says halo_kind = {given['halo_kind']!r}, want exact or practical")
+    if given.get("frames", 1) != 1:
+        raise ModelError(f"{source}: wants {given['frames']} frames; this version enlarges single pictures")
+    return Card(**given)
+
+
+def _metadata(content: bytes) -> Iterator[tuple[str, str]]:
+    """Keys and values of ModelProto.metadata_props. Source: protobuf encoding, onnx.proto."""
+    seen = False
+    for number, value in _fields(content):
+        seen = seen or number in (1, 7)  # ir_version or graph: without either it's another kind of file
+        if number == _METADATA_PROPS and isinstance(value, bytes):
+            entry = dict(_fields(value))
+            yield _text(entry.get(1)), _text(entry.get(2))
+    if not seen:
+        raise ValueError("no graph")
+
+
+def _text(value: int | bytes | None) -> str:
+    if not isinstance(value, bytes):
+        raise ValueError("not a string")
+    return value.decode("utf-8")
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(field number, value) of one protobuf message; raises ValueError or IndexError where it's broken."""
+    place = 0
+    while place < len(content):
+        tag, place = _varint(content, place)
+        match tag & 7:
+            case 0:
+                value, place = _varint(content, place)
+                yield tag >> 3, value
+            case 2:
+                length, place = _varint(content, place)
+                if length > len(content) - place:
+                    raise ValueError("a length beyond the file")
+                yield tag >> 3, content[place : place + length]
+                place += length
+            case 1 | 5 as kind:
+                place += 8 if kind == 1 else 4
+            case kind:
+                raise ValueError(f"wire type {kind}")
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise ValueError("a number of more than ten bytes")

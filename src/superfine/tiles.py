@@ -1,0 +1,169 @@
+"""Plan, cut with halo, compute, paste: a picture in pieces equals the picture whole.
+
+Knows no engine: `enlarge` takes any function on pixels. All tiles of one
+picture have one shape, so that an engine prepares itself once; they lie on the
+engine's grid, and each is cut with the halo that its inner part depends on.
+A tile that runs out of memory is halved; one that can't be halved fails the
+picture. Half-right pixels don't exist.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.errors import EngineError, ShapeError
+
+__all__ = ["Grid", "Span", "Window", "enlarge", "plan"]
+
+Array = npt.NDArray[np.generic]
+
+
+class Grid(NamedTuple):
+    """What tiles must respect: scale, halo and size grid of an engine, in pixels of the small picture."""
+
+    scale: int
+    halo: int
+    multiple_of: int
+
+
+class Span(NamedTuple):
+    """One tile along one axis: computed from [outer_start, outer_stop), kept in [start, stop)."""
+
+    outer_start: int
+    outer_stop: int
+    start: int
+    stop: int
+
+
+def plan(size: int, tile: int, grid: Grid) -> list[Span]:
+    """Cover [0, size) with spans whose inner parts are about `tile` wide, all outer parts equally long.
+
+    The picture is thought of as padded to the size grid, so `outer_stop` may
+    pass `size` by less than `multiple_of`. Tiles are made equal rather than
+    left with a narrow rest.
+    """
+    halo = _up(grid.halo, grid.multiple_of)
+    padded = _up(size, grid.multiple_of)
+    inner = _up(max(tile, 1), grid.multiple_of)
+    if padded <= inner + 2 * halo:
+        return [Span(0, padded, 0, size)]
+    count = -(-(padded - 2 * halo) // inner)
+    step = _up(-(-(padded - 2 * halo) // count), grid.multiple_of)
+    outer = step + 2 * halo
+    starts = range(0, padded - 2 * halo, step)
+    spans = []
+    for place, nominal in enumerate(starts):
+        outer_start = min(nominal, padded - outer)
+        last = place == len(starts) - 1
+        start = nominal + halo if place else 0
+        spans.append(Span(outer_start, outer_start + outer, start, size if last else nominal + step + halo))
+    return [span for span in spans if span.start < span.stop]
+
+
+class Window:
+    """Reads any rows, from top to bottom, out of bands that come once; keeps only what may be asked again."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[np.generic], bands: Iterable[Array]) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self._bands = iter(bands)
+        self._held: list[Array] = []
+        self._start = 0  # the first row of _held[0]
+        self._stop = 0
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Rows [start, stop); `start` never goes back. Rows past the end repeat the last one."""
+        if start < self._start:
+            raise ShapeError(f"row {start} is gone; a window only moves down, and now begins at {self._start}")
+        while self._held and self._start + len(self._held[0]) <= start:
+            self._start += len(self._held.pop(0))
+        end = min(stop, self.shape[0])
+        while self._stop < end:
+            band = next(self._bands)
+            self._stop += len(band)
+            if self._stop > start:
+                self._held.append(band)
+            else:
+                self._start = self._stop
+        joined = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+        part = joined[start - self._start : end - self._start]
+        return part if stop <= self.shape[0] else np.pad(part, ((0, stop - end), (0, 0), (0, 0)), mode="edge")
+
+
+def enlarge(
+    source: Window,
+    grid: Grid,
+    tile: int,
+    compute: Callable[[Array], Array],
+    *,
+    done: Callable[[int], None] = lambda pixels: None,
+) -> Iterator[Array]:
+    """Bands of the enlarged picture, from top to bottom; dtype as `compute` returns it.
+
+    compute: (h, w, c) -> (scale*h, scale*w, c). done: called after each tile
+    with the number of small pixels that it finished.
+    """
+    columns = plan(source.shape[1], tile, grid)
+    for rows in plan(source.shape[0], tile, grid):
+        strip = source.rows(rows.outer_start, rows.outer_stop)
+        if (past := columns[-1].outer_stop - source.shape[1]) > 0:
+            strip = np.pad(strip, ((0, 0), (0, past), (0, 0)), mode="edge")
+        band: Array | None = None
+        for cols in columns:
+            kept = _tile(strip, rows, cols, grid, compute)
+            if band is None:
+                shape = ((rows.stop - rows.start) * grid.scale, source.shape[1] * grid.scale, kept.shape[2])
+                band = np.empty(shape, kept.dtype)
+            band[:, cols.start * grid.scale : cols.stop * grid.scale] = kept
+            done((rows.stop - rows.start) * (cols.stop - cols.start))
+        if band is not None:
+            yield band
+
+
+def _tile(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[Array], Array]) -> Array:
+    """The inner part of one tile; `strip` begins at row `rows.outer_start` and column 0."""
+    piece = strip[:, cols.outer_start : cols.outer_stop]
+    try:
+        large = compute(np.ascontiguousarray(piece))
+    except MemoryError:
+        return _halves(strip, rows, cols, grid, compute)
+    s = grid.scale
+    if large.shape[:2] != (piece.shape[0] * s, piece.shape[1] * s):
+        raise EngineError(f"the engine made {large.shape[:2]} of {piece.shape[:2]}, which is not x{s}; its card is wrong")
+    return large[
+        (rows.start - rows.outer_start) * s : (rows.stop - rows.outer_start) * s,
+        (cols.start - cols.outer_start) * s : (cols.stop - cols.outer_start) * s,
+    ]
+
+
+def _halves(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[Array], Array]) -> Array:
+    """The tile as two tiles, cut across its longer inner side."""
+    tall = rows.stop - rows.start >= cols.stop - cols.start
+    first, second = _split(rows if tall else cols, grid)
+    if tall:
+        parts = [
+            _tile(strip[half.outer_start - rows.outer_start : half.outer_stop - rows.outer_start], half, cols, grid, compute)
+            for half in (first, second)
+        ]
+        return np.concatenate(parts, axis=0)
+    return np.concatenate([_tile(strip, rows, half, grid, compute) for half in (first, second)], axis=1)
+
+
+def _split(span: Span, grid: Grid) -> tuple[Span, Span]:
+    halo = _up(grid.halo, grid.multiple_of)
+    middle = _up((span.start + span.stop) // 2, grid.multiple_of)
+    first = Span(span.outer_start, min(span.outer_stop, middle + halo), span.start, middle)
+    second = Span(max(span.outer_start, middle - halo), span.outer_stop, middle, span.stop)
+    if not span.start < middle < span.stop or max(_length(first), _length(second)) >= _length(span):
+        raise MemoryError(f"out of memory at the smallest tile ({_length(span)} px); close other programs or use a smaller model")
+    return first, second
+
+
+def _length(span: Span) -> int:
+    return span.outer_stop - span.outer_start
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
