@@ -55,10 +55,11 @@ class _Alpha(_Wrapped):
         colour, alpha = pixels[0, ..., :-1], pixels[0, ..., -1:]
         large = self._engine(bleed(colour, alpha, _BLEED)[None])
         size = (alpha.shape[0] * self.scale, alpha.shape[1] * self.scale)
-        if alpha.dtype != np.float32 and np.all(alpha == KINDS[alpha.dtype]):
+        if np.all(alpha == KINDS[alpha.dtype]):
             large_alpha: Array = np.full((*size, 1), alpha.flat[0])
         else:
-            large_alpha = to_kind(resize(to_unit(alpha), size).astype(np.float32), alpha.dtype)
+            # In double, so that an even alpha stays even to the last bit of float32.
+            large_alpha = to_kind(resize(to_unit(alpha).astype(np.float64), size).astype(np.float32), alpha.dtype)
         return np.concatenate([large, large_alpha], axis=-1)
 
 
@@ -68,7 +69,7 @@ def bleed(colour: Array, alpha: Array, radius: int) -> Array:
     colour: (h, w, c), alpha: (h, w, 1), one dtype. Visible pixels are untouched;
     each step gives the border of the unknown the mean of its known 3x3 neighbours.
     """
-    known = alpha > 0
+    known = alpha != 0
     if known.all() or not known.any():
         return colour
     values = np.where(known, to_unit(colour), np.float32(0))

@@ -35,8 +35,6 @@ def main() -> None:
         _stop(str(error), 2)
     except SuperfineError as error:
         _stop(str(error), 1)
-    except KeyboardInterrupt:
-        _stop("stopped; what is finished stays, and the same command goes on from there", 130)
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +73,7 @@ def upscale(
     ] = "auto",
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="png, jpeg, webp, avif, tiff, gif or heic, where -o names no file; the source's by default.", show_default=False),
+        typer.Option("--format", help="png, jpg, webp, avif, tif, gif or heic, where -o names no file; the source's by default.", show_default=False),
     ] = None,
     quality: Annotated[
         int | None,
@@ -116,9 +114,12 @@ def upscale(
 
     listener = JsonLines() if as_json else Terminal()
     with listener:
-        report = upscale_path(
-            sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
-        )
+        try:
+            report = upscale_path(
+                sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
+            )
+        except KeyboardInterrupt:
+            _stop("stopped; what is finished stays, and a run of several pictures goes on where it was", 130)
         listener.summary(report)
     raise typer.Exit(1 if report.failed else 0)
 

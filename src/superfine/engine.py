@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from superfine.classical.resample import KERNELS, resize
 from superfine.color import to_kind, to_unit
-from superfine.errors import EngineError, MissingExtraError, ModelError, UsageError
+from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.models import CLASSICAL, Model, find_model
 
 __all__ = ["ENGINES", "ClassicalEngine", "Engine", "NetworkEngine", "Precision", "cores", "cpu_features", "engine_state", "load_model", "open_engine"]
@@ -92,10 +92,11 @@ class OpenVINOEngine:
             self._graph = _core().read_model(model.content, b"")
         except RuntimeError as error:
             raise ModelError(f"{model.source}: OpenVINO can't read it: {_first_line(error)}") from error
-        _check_ports(self._graph, model)
+        _check_ports(model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs])
         self._requests: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def __call__(self, pixels: Array) -> Array:
+        _check_given(pixels)
         if pixels.dtype == np.uint8 and self.model.card.fp32_end:
             output, total = self._infer(pixels, self.precision)
             if not np.isfinite(total) and self.precision != "fp32":
@@ -128,6 +129,7 @@ class OpenVINOEngine:
             }
             try:
                 graph = _around(self._graph.clone(), dtype, shape)
+                _check_made(self.model, shape, tuple(graph.outputs[0].shape))
                 self._requests[key] = _core().compile_model(graph, "CPU", hints).create_infer_request()
             except RuntimeError as error:
                 wrong = ModelError(f"{self.model.source}: doesn't fit {shape[1]} x {shape[2]}: {_first_line(error)}")
@@ -162,9 +164,13 @@ class OnnxRuntimeEngine:
         if self._session.get_providers()[0] != provider:
             raise EngineError(f"ONNX Runtime fell back from {provider} to {self._session.get_providers()[0]}")
         self.name = f"ONNX Runtime {runtime.__version__}, {provider.removesuffix('ExecutionProvider')}"
-        self._input = self._session.get_inputs()[0].name
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        sides = [[[side if isinstance(side, int) else None for side in port.shape] for port in ports] for ports in (inputs, outputs)]
+        _check_ports(model, *sides)
+        self._input = inputs[0].name
 
     def __call__(self, pixels: Array) -> Array:
+        _check_given(pixels)
         return _in_kind(self.model, lambda unit, precision: self._infer(unit), pixels, "fp32")
 
     def _infer(self, unit: npt.NDArray[np.float32]) -> Array:
@@ -173,7 +179,10 @@ class OnnxRuntimeEngine:
             output: Array = self._session.run(None, {self._input: planes})[0]
         except Exception as error:  # noqa: BLE001 - its errors have no common class of their own
             raise _memory_or(error, EngineError(f"{self.model.card.name}: ONNX Runtime: {_first_line(error)}")) from error
-        return np.ascontiguousarray(output[0].transpose(1, 2, 0))
+        enlarged = np.ascontiguousarray(output.transpose(0, 2, 3, 1))  # (1, scale*h, scale*w, 3)
+        _check_made(self.model, unit.shape, enlarged.shape)
+        result: Array = enlarged[0]
+        return result
 
 
 #: --engine -> ONNX Runtime's name of the device; OpenVINO has none.
@@ -258,30 +267,49 @@ def _in_kind(
     raise EngineError(_NOT_FINITE.format(model.card.name))
 
 
-def _check_ports(graph: Any, model: Model) -> None:
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        ports = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+def _check_ports(model: Model, inputs: list[list[int | None]], outputs: list[list[int | None]]) -> None:
+    """One picture in, one out, both (N, 3, h, w); a side that isn't fixed is None."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        ports = f"{len(inputs)} inputs and {len(outputs)} outputs"
         raise ModelError(f"{model.source}: has {ports}; superfine runs networks with one of each")
-    shape = graph.inputs[0].get_partial_shape()
-    if shape.rank.is_dynamic or shape.rank.get_length() != 4 or (shape[1].is_static and shape[1].get_length() != 3):
-        raise ModelError(f"{model.source}: its input is {shape}; superfine runs networks on (N, 3, h, w)")
+    for port, sides in (("input", inputs[0]), ("output", outputs[0])):
+        if len(sides) != 4 or sides[1] not in (3, None):
+            shape = ", ".join("?" if side is None else str(side) for side in sides)
+            raise ModelError(f"{model.source}: its {port} is ({shape}); superfine runs networks on (N, 3, h, w)")
+
+
+def _check_given(pixels: Array) -> None:
+    if pixels.ndim != 4 or pixels.shape[0] != 1 or pixels.shape[3] != 3 or 0 in pixels.shape:
+        raise ShapeError(f"want (1, h, w, 3), got {pixels.shape}; `channels.for_channels` takes grey and alpha")
+
+
+def _check_made(model: Model, given: tuple[int, ...], made: tuple[int, ...]) -> None:
+    """given: (1, h, w, 3), made: (1, rows, cols, channels). Raises ModelError where the card and the network disagree."""
+    scale = model.card.scale
+    if made != (1, given[1] * scale, given[2] * scale, 3):
+        wrong = f"makes {made[1:]} of {given[1:]}, which is not the x{scale} of its card"
+        raise ModelError(f"{model.source}: {wrong}; export it again with the right card")
+
+
+def _sides(port: Any) -> list[int | None]:
+    shape = port.get_partial_shape()
+    return [] if shape.rank.is_dynamic else [None if side.is_dynamic else side.get_length() for side in shape]
 
 
 def _around(graph: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
     """The network for one shape, from (1, h, w, 3) pixels in kind to (1, S*h, S*w, 3) in kind.
 
     uint8 in and out: levels are made in the graph, before the pixel shuffle
-    moves four times the data; a second output is the sum of the last
-    convolution, which is finite only where all of it is.
+    moves four times the data; a second output is the sum of all that becomes
+    levels, which is finite only where all of it is.
     """
     ov = _openvino()
     from openvino import opset13 as op
 
-    count, rows, cols, channels = shape
-    graph.reshape({0: [count, channels, rows, cols]})
+    graph.reshape({0: [shape[0], shape[3], shape[1], shape[2]]})
     old = graph.get_parameters()[0]
     kind = ov.Type(dtype)
-    new = op.parameter([count, rows, cols, channels], kind)
+    new = op.parameter(list(shape), kind)
     unit = new
     if dtype == np.uint8:
         unit = op.multiply(op.convert(new, "f32"), op.constant(np.float32(1 / 255)))
@@ -290,17 +318,20 @@ def _around(graph: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
     last = graph.get_results()[0].input_value(0)
     if dtype != np.uint8:
         return ov.Model([op.result(op.transpose(last, op.constant(np.array([0, 2, 3, 1]))))], [new])
-    convolutions = [node for node in graph.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    total = op.reduce_sum(convolutions[-1], op.constant(np.array([0, 1, 2, 3])), False)
     node = last.get_node()
-    if node.get_type_name() == "DepthToSpace" and node.get_attributes()["mode"] == "depth_first":
+    shuffles = node.get_type_name() == "DepthToSpace" and node.get_attributes()["mode"] == "depth_first"
+    unit = node.input_value(0) if shuffles else last
+    total = op.reduce_sum(unit, op.constant(np.array([0, 1, 2, 3])), False)
+    levels = _levels(op, unit)
+    if shuffles:
         block = node.get_attributes()["block_size"]
-        levels = _levels(op, node.input_value(0))  # (1, 3*block*block, h, w)
+        _, depth, rows, cols = unit.shape
+        channels = depth // block**2
         split = op.reshape(levels, op.constant(np.array([channels, block, block, rows, cols])), False)
         shuffled = op.transpose(split, op.constant(np.array([3, 1, 4, 2, 0])))
         pixels = op.reshape(shuffled, op.constant(np.array([1, rows * block, cols * block, channels])), False)
     else:
-        pixels = op.transpose(_levels(op, last), op.constant(np.array([0, 2, 3, 1])))
+        pixels = op.transpose(levels, op.constant(np.array([0, 2, 3, 1])))
     return ov.Model([op.result(pixels), op.result(total)], [new])
 
 

@@ -2,11 +2,12 @@
 
 Reading and writing are libvips'; this file decides what survives: bit depth,
 alpha, ICC profile, EXIF, XMP, orientation, and the size in print (a picture
-enlarged s times has s times the dots per inch).
+enlarged s times has s times the dots per inch; one that doesn't say counts as 72).
 """
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from superfine.atomic import written_whole
 from superfine.errors import MissingExtraError, OutputError, SourceError, TooLargeError, UsageError
+from superfine.exif import Block, Tag, add_to_tiff, exif_block, pack_exif, tiff_block, with_size
+from superfine.pngtext import XMP_KEYWORD, append_chunks, text_chunks, xmp_chunk
 from superfine.rowstream import RowStream
 
 __all__ = ["FORMATS", "MAX_MEGAPIXELS", "Format", "Picture", "codecs", "format_of", "open_picture", "save_picture"]
@@ -29,14 +32,14 @@ Shape = tuple[int, int, int]
 MAX_MEGAPIXELS = 1000.0
 
 _U8, _U16, _F32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
-_DTYPES = {"uchar": _U8, "ushort": _U16, "float": _F32}
+_DTYPES: dict[str, np.dtype[Any]] = {"uchar": _U8, "ushort": _U16, "float": _F32}
 _COLOURS = frozenset({"srgb", "rgb", "rgb16", "scrgb", "b-w", "grey16", "multiband"})
-_KEPT_FIELDS = re.compile(
-    r"exif-|xmp-data$|iptc-data$|icc-profile-data$|jpeg-thumbnail-data$|png-comment-|image-description$"
-    r"|resolution-unit$|orientation$"
-)
+_KEPT_FIELDS = re.compile(r"exif-data$|xmp-data$|iptc-data$|icc-profile-data$|image-description$|resolution-unit$")
+_BLOBS = {"icc-profile-data": "icc_profile", "exif-data": "exif", "xmp-data": "xmp"}
 # EXIF orientations whose pictures lie on their side.
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+# Samples a millimetre: what libvips says of a file that doesn't say, and 72 dots an inch.
+_UNKNOWN_DENSITY, _SCREEN_DENSITY = 1.0, 72 / 25.4
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ FORMATS = {
         Format("heic", (".heic", ".heif"), (_U8, _U16), alpha=True, turns=False),
     )
 }
+
+# How each kind of file begins.
+_MAGIC = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8|II[*+]\0|MM\0[*+]|....ftyp(avi[fs]|mif1|he|msf1)", re.DOTALL
+)
+_JPEG = b"\xff\xd8\xff"
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"hevx"})
 
 _LOADERS = {
     "pngload": "png",
@@ -127,11 +137,13 @@ class Picture:
 
         Raises SourceError where the file breaks off or holds values outside 0..white.
         """
+        # One region that moves down: each row is decoded once, in order, whatever the strips of the file.
         image = _decode(self.path, turned=self.turned)
+        region = _vips().Region.new(image)
         for top in range(0, self.shape[0], rows):
             count = min(rows, self.shape[0] - top)
-            with _reading(self.path):
-                data = image.crop(0, top, self.shape[1], count).write_to_memory()
+            with _Reading(self.path):
+                data = region.fetch(0, top, self.shape[1], count)
             band: Array = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
             yield _in_range(band, self.white, self.path) if self.dtype == _F32 else band
 
@@ -146,6 +158,8 @@ def open_picture(
     MissingExtraError for HEIC without its extra.
     """
     _check_file(path)
+    tags = tiff_block(path)
+    _check_tags(path, tags)
     image = _open(path)
     loader = image.get("vips-loader").removesuffix("_source").removesuffix("_buffer")
     entry = FORMATS["heic" if loader == "heic" else _LOADERS[loader]]
@@ -156,10 +170,10 @@ def open_picture(
             f" {max_megapixels:,.0f}; raise it with --max-megapixels {np.ceil(megapixels):.0f}"
         )
     pages = int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
-    notes = list(_notes(image, pages, entry))
+    notes = list(_notes(image, pages, entry, premultiplied=_number(tags, 338, 0) == 1))
     if pages > 1 and entry.name == "tiff":
         raise SourceError(f"{path}: a TIFF of {pages} pages; superfine enlarges single pages, so split it first")
-    if image.interpretation not in (*_COLOURS, "cmyk") or (image.bands > 4 and image.interpretation != "cmyk"):
+    if image.interpretation not in (*_COLOURS, "cmyk") or image.bands > 4:
         raise SourceError(f"{path}: {image.bands} channels of {image.interpretation}; convert it to grey or RGB first")
     orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
     ready = _decode(path, turned=upright)
@@ -198,17 +212,19 @@ def save_picture(
     *,
     like: Picture,
     quality: int | None = None,
+    whole: Callable[[Path], None] = lambda part: None,
 ) -> None:
     """Encode bands of rows; `path` appears whole or not at all.
 
     bands: (any rows, cols, channels) arrays of `dtype` that add up to `shape`.
     Metadata is taken from `like`; its dots per inch grow with the picture.
     quality: 1..100 for lossy formats; without it lossless sources stay lossless
-    in WebP, and JPEG gets 95. Raises OutputError; errors of `bands` pass through.
+    in WebP, and JPEG gets 95. whole: called with the finished temporary file,
+    before it is renamed. Raises OutputError; errors of `bands` pass through.
     """
     entry = format_of(path)
     try:
-        with written_whole(path) as part:
+        with written_whole(path, whole) as part:
             if entry.name == "heic":
                 _save_heic(part, bands, shape, dtype, like, quality)
             else:
@@ -218,7 +234,13 @@ def save_picture(
 
 
 def _encode(
-    part: Path, bands: Iterable[Array], shape: Shape, dtype: np.dtype[Any], like: Picture, entry: Format, quality: int | None
+    part: Path,
+    bands: Iterable[Array],
+    shape: Shape,
+    dtype: np.dtype[Any],
+    like: Picture,
+    entry: Format,
+    quality: int | None,
 ) -> None:
     vips = _vips()
     stream = RowStream(shape, dtype, bands)
@@ -235,30 +257,56 @@ def _encode(
     source = vips.SourceCustom()
     source.on_read(read)
     source.on_seek(stream.seek)
+    origin = _decode(like.path, turned=like.turned)
     try:
         image = vips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
-        _saver(_with_metadata(image, like, shape), part, entry, dtype, like, quality)
+        _saver(_with_metadata(image, origin, like, shape), part, entry, dtype, like, quality)
     except vips.Error as error:
         if not failures:
             raise OSError(None, _reason(error)) from error
     if failures:
         raise failures[0]
+    if entry.name == "tiff":
+        add_to_tiff(part, with_size(_exif(origin, like), shape[:2]))
+    elif entry.name == "png":
+        append_chunks(part, _png_text(origin, like))
 
 
-def _with_metadata(image: Any, like: Picture, shape: Shape) -> Any:
-    origin = _decode(like.path, turned=like.turned)
-    scale = shape[0] / like.shape[0]
-    image = image.copy(xres=origin.xres * scale, yres=origin.yres * scale)
+def _with_metadata(image: Any, origin: Any, like: Picture, shape: Shape) -> Any:
+    """`image` with what `origin` says besides its pixels; libvips writes the new size into the EXIF itself."""
+    density = [value if value != _UNKNOWN_DENSITY else _SCREEN_DENSITY for value in (origin.xres, origin.yres)]
+    image = image.copy(xres=density[0] * shape[1] / like.shape[1], yres=density[1] * shape[0] / like.shape[0])
     for name in origin.get_fields():
-        if _KEPT_FIELDS.match(name):
+        if _KEPT_FIELDS.match(name) or (name == "jpeg-thumbnail-data" and not like.turned):
             image.set_type(origin.get_typeof(name), name, origin.get(name))
+    kinds = _vips().GValue
+    if like.format.name == "tiff" and (exif := pack_exif(_exif(origin, like))):
+        image.set_type(kinds.blob_type, "exif-data", exif)
+    # Last, since EXIF brings the old one.
+    image.set_type(kinds.gint_type, "orientation", like.orientation)
     return image
 
 
+def _exif(origin: Any, like: Picture) -> Block:
+    """The EXIF of a source; libvips reads none from TIFF."""
+    if like.format.name == "tiff":
+        return tiff_block(like.path)
+    return exif_block(bytes(origin.get("exif-data"))) if origin.get_typeof("exif-data") else {}
+
+
+def _png_text(origin: Any, like: Picture) -> Iterator[bytes]:
+    for chunk in text_chunks(like.path):
+        if not chunk[8:].startswith(XMP_KEYWORD + b"\0"):
+            yield chunk
+    if origin.get_typeof("xmp-data"):
+        yield xmp_chunk(bytes(origin.get("xmp-data")))
+
+
 def _saver(image: Any, part: Path, entry: Format, dtype: np.dtype[Any], like: Picture, quality: int | None) -> None:
-    target = str(part)
+    target = os.fsencode(part)
     match entry.name:
         case "png":
+            image.remove("xmp-data")  # libvips would write it where few look for it
             image.pngsave(target, compression=6)
         case "jpeg":
             image.jpegsave(target, Q=quality or 95)
@@ -269,7 +317,8 @@ def _saver(image: Any, part: Path, entry: Format, dtype: np.dtype[Any], like: Pi
             bits = 8 if dtype == _U8 else like.bits if like.bits in (10, 12) else 12
             image.heifsave(target, compression="av1", bitdepth=bits, Q=quality or 85)
         case "tiff":
-            predictor = "float" if dtype == _F32 else "horizontal"
+            # The predictor for floats is one that few programs know.
+            predictor = "none" if dtype == _F32 else "horizontal"
             if dtype == _F32 and like.white != 1:
                 image = (image * like.white).cast("float")
             large = image.width * image.height * image.bands * dtype.itemsize > 3_900_000_000
@@ -290,8 +339,12 @@ def codecs() -> dict[str, str]:
             except MissingExtraError as error:
                 states[entry.name] = str(error)
         else:
-            ready = vips.type_find("VipsOperation", f"{loader}_source") and vips.type_find("VipsOperation", f"{loader[:-4]}save")
-            states[entry.name] = f"ready, libvips {vips.version(0)}.{vips.version(1)}.{vips.version(2)}" if ready else "missing"
+            ready = vips.type_find("VipsOperation", f"{loader}_source") and vips.type_find(
+                "VipsOperation", f"{loader[:-4]}save"
+            )
+            states[entry.name] = (
+                f"ready, libvips {vips.version(0)}.{vips.version(1)}.{vips.version(2)}" if ready else "missing"
+            )
     return states
 
 
@@ -310,20 +363,44 @@ def _vips() -> ModuleType:
 
 def _check_file(path: Path) -> None:
     try:
+        if path.is_dir():
+            raise SourceError(f"{path}: is a folder where a picture was expected")
+        if path.exists() and not path.is_file():  # a pipe would keep us waiting
+            raise SourceError(f"{path}: is not a regular file; copy its content into one")
         with path.open("rb") as file:
             if not file.read(1):
                 raise SourceError(f"{path}: the file is empty")
     except FileNotFoundError as error:
         raise SourceError(f"{path}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise SourceError(f"{path}: is a folder where a picture was expected") from error
     except PermissionError as error:
         raise SourceError(f"{path}: may not be read; check its permissions") from error
     except OSError as error:
         raise SourceError(f"{path}: can't be read: {error.strerror}") from error
 
 
-class _reading:
+def _check_tags(path: Path, tags: Block) -> None:
+    """Refuse the kinds of TIFF that libvips reads not at all, or as something else."""
+    colours = _number(tags, 262, 1)
+    if colours not in (0, 1, 2, 3, 5, 6):
+        name = {8: "CIELAB", 9: "ICC L*a*b*", 32803: "raw sensor data", 34892: "raw sensor data"}.get(
+            colours, f"of kind {colours}"
+        )
+        raise SourceError(f"{path}: its colours are {name}; convert it to grey or RGB first")
+    bits, kind = _number(tags, 258, 1), _number(tags, 339, 1)
+    if bits not in {3: (16, 32)}.get(kind, (1, 2, 4, 8, 16) if kind in (1, 4) else ()):
+        name = {2: "signed", 3: "float"}.get(kind, "unsigned" if kind == 1 else f"kind {kind}")
+        raise SourceError(
+            f"{path}: its samples are {bits}-bit {name}; superfine reads 1 to 16 bits unsigned and 16 or 32 bits float,"
+            " so convert it first"
+        )
+
+
+def _number(tags: Block, tag: int, default: int) -> int:
+    value = tags.get(tag)
+    return value.numbers[0] if isinstance(value, Tag) and value.numbers else default
+
+
+class _Reading:
     """Turn libvips' words into one sentence about a file."""
 
     def __init__(self, path: Path) -> None:
@@ -333,50 +410,82 @@ class _reading:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise SourceError(f"{self._path}: can't be read: {error.strerror}") from error
         if error is None or not isinstance(error, _vips().Error):
             return
         reason = _reason(error)
         if "not in a known format" in reason:
+            if _MAGIC.match(_head(self._path)):
+                raise SourceError(f"{self._path}: damaged or cut off: it only begins as a picture") from error
             known = ", ".join(entry.name.upper() for entry in FORMATS.values())
             raise SourceError(f"{self._path}: not a picture that superfine reads ({known})") from error
         raise SourceError(f"{self._path}: damaged or cut off: {reason}") from error
 
 
 def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "unknown reason"
+    """libvips' first words of substance, without the names of its parts and their numbers."""
+    lines = str(error).splitlines()
+    for line in lines[1:] or lines:  # the first only says which call failed
+        text = re.sub(r"^(?:\w+: )?(?:Invalid input: )?(?:Unspecified: )?|(?: \([\d.]+\))?$", "", line.strip()).strip()
+        if text and "bad seek to" not in text:
+            return next((plain for vips, plain in _PLAIN_WORDS.items() if vips in text), text)
+    return "its data can't be decoded"
+
+
+_PLAIN_WORDS = {
+    "libpng read error": "its pixels or checksums are wrong",
+    "unable to parse image": "a part is missing",
+    "Extent in iloc box": "its pixels end early",
+}
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether the brands of an ISO media file, main or compatible, name HEVC. Source: ISO/IEC 14496-12, 4.3."""
+    brands = head[8 : min(int.from_bytes(head[:4]), len(head))]
+    found = {brands[at : at + 4] for at in range(0, len(brands), 4)}
+    return head[4:8] == b"ftyp" and bool(_HEIC_BRANDS & found) and b"avif" not in found
 
 
 def _open(path: Path) -> Any:
-    with path.open("rb") as file:
-        brand = file.read(12)[4:]
-    if brand[:4] == b"ftyp" and brand[4:] in (b"heic", b"heix", b"hevc", b"heim", b"heis"):
-        return _open_heic(path)
-    vips = _vips()
-    with _reading(path):
+    with _Reading(path):
+        head = _head(path)
+        if _is_heic(head):
+            return _open_heic(path)
         # A source, not a name: libvips reads options out of names such as `scan[1].tif`.
-        source = vips.Source.new_from_file(str(path))
-        return vips.Image.new_from_source(source, "", access="sequential", fail_on="truncated")
+        vips = _vips()
+        source = vips.Source.new_from_file(os.fsencode(path))
+        # libjpeg only warns of wrong pixels; in the others a warning is about a tag.
+        fail_on = "warning" if head.startswith(_JPEG) else "error"
+        return vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
 
 
 def _decode(path: Path, *, turned: bool) -> Any:
-    """The picture as superfine works on it: grey or RGB, alpha last, upright if asked."""
+    """The picture as superfine works on it: grey or RGB, straight alpha last, upright if asked."""
     image = _open(path)
-    with _reading(path):
+    with _Reading(path):
         if image.interpretation == "cmyk":
-            image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative")
+            depth = 16 if image.format == "ushort" else 8
+            image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative", depth=depth)
         if turned and image.get_typeof("orientation") and image.get("orientation") > 1:
             image = image.copy_memory().autorot()
     return image
 
 
-def _notes(image: Any, pages: int, entry: Format) -> Iterator[str]:
+def _notes(image: Any, pages: int, entry: Format, *, premultiplied: bool) -> Iterator[str]:
     if pages > 1 and entry.name in ("gif", "webp"):
         yield f"the first of {pages} frames"
     elif pages > 1 and entry.name != "tiff":
         yield f"the main one of {pages} pictures"
     if image.interpretation == "cmyk":
         yield "CMYK converted to sRGB"
+    if premultiplied:
+        yield "premultiplied alpha made straight"
     bits = int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8
     if image.get_typeof("palette") and image.get("palette"):
         yield "palette widened to full colour"
@@ -426,15 +535,18 @@ def _open_heic(path: Path) -> Any:
         pixels = np.asarray(file)
     except (ValueError, RuntimeError, EOFError, OSError) as error:
         raise SourceError(f"{path}: damaged or cut off: {error}") from error
-    image = vips.Image.new_from_array(pixels).copy()
-    blobs = {"icc-profile-data": "icc_profile", "exif-data": "exif", "xmp-data": "xmp"}
+    grey = pixels.ndim == 2 or pixels.shape[2] < 3
+    deep = pixels.dtype == _U16
+    colours = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
+    image = vips.Image.new_from_array(pixels).copy(interpretation=colours)
     bits = int(file.info.get("bit_depth", 8))
     image.set_type(vips.GValue.gstr_type, "vips-loader", "heic")
     image.set_type(vips.GValue.gint_type, "bits-per-sample", bits)
     image.set_type(vips.GValue.gint_type, "n-pages", len(file))
-    for name, key in blobs.items():
+    for name, key in _BLOBS.items():
         if file.info.get(key):
             image.set_type(vips.GValue.blob_type, name, file.info[key])
+    image.set_type(vips.GValue.gint_type, "orientation", 1)  # the decoder turned it; what EXIF says is void
     return image
 
 
@@ -445,14 +557,11 @@ def _save_heic(
     pixels = np.concatenate(list(bands))
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]] + (";16" if dtype == _U16 else "")
     origin = _decode(like.path, turned=like.turned)
-    kept = {
-        key: bytes(origin.get(name))
-        for name, key in {"icc-profile-data": "icc_profile", "exif-data": "exif", "xmp-data": "xmp"}.items()
-        if origin.get_typeof(name)
-    }
+    kept = {key: bytes(origin.get(name)) for name, key in _BLOBS.items() if origin.get_typeof(name)}
+    exif = pack_exif(with_size(_exif(origin, like), shape[:2], orientation=1))
     file = heif.from_bytes(mode=mode, size=(shape[1], shape[0]), data=pixels.tobytes())
     try:
         with part.open("wb") as target:
-            file.save(target, quality=quality or 85, **kept)
+            file.save(target, quality=quality or 85, **{**kept, "exif": exif or None})
     except (ValueError, RuntimeError) as error:
         raise OSError(None, str(error)) from error

@@ -1,11 +1,14 @@
 """What is done, for resume: one line of JSON for each finished picture, beside the pictures.
 
-A torn last line, as a killed run leaves it, is passed over. Nothing is ever
-taken back: the newest line for an output counts.
+A picture is noted when its temporary file is whole, before it is renamed: a kill
+between the two leaves a note without a file, which counts as not done, and
+never a file that nobody claims. A torn last line is passed over; the newest
+line for an output counts.
 """
 
 import json
 import os
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,10 +48,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / JOURNAL_NAME
+        self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         with suppress(FileNotFoundError):
             for line in self._path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError, TypeError):
+                with suppress(ValueError, TypeError, KeyError):
                     given = json.loads(line)
                     for key in ("output_stamp", "source_stamp"):
                         given[key] = tuple(given[key])
@@ -69,9 +73,19 @@ class Journal:
             and (entry.source, entry.source_stamp, entry.options) == (self._origin(source), stamp(source), options)
         )
 
-    def add(self, source: Path, source_stamp: tuple[int, int], output: Path, options: str) -> None:
-        """Write down a finished picture. `source_stamp` is from before it was read."""
-        entry = Entry(self._name(output), stamp(output), self._origin(source), source_stamp, options)
+    def add(self, entry: Entry) -> None:
+        """Write down a finished picture. Any thread may call this."""
+        with self._lock:
+            self._append(entry)
+            self._entries[entry.output] = entry
+
+    def entry(
+        self, source: Path, source_stamp: tuple[int, int], output: Path, output_stamp: tuple[int, int], options: str
+    ) -> Entry:
+        """What to `add` for a picture: `source_stamp` from before it was read, `output_stamp` of the finished file."""
+        return Entry(self._name(output), output_stamp, self._origin(source), source_stamp, options)
+
+    def _append(self, entry: Entry) -> None:
         try:
             torn = self._path.exists() and not self._ends_with_newline()
             with self._path.open("a", encoding="utf-8", newline="\n") as file:
@@ -80,7 +94,6 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(f"{self._path}: the journal can't be written: {error.strerror}") from error
-        self._entries[entry.output] = entry
 
     def _name(self, output: Path) -> str:
         return output.relative_to(self.folder).as_posix()

@@ -120,7 +120,7 @@ def _checked(content: bytes, source: str) -> Model:
         raise ModelError(f"{source}: has no superfine card, so its scale and halo aren't known; export it with superfine")
     try:
         given = json.loads(metadata["superfine"])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{source}: its card is not JSON: {error}") from error
     return Model(_card(given, source), content, source)
 
@@ -141,6 +141,10 @@ def _card(given: Any, source: str) -> Card:
     for name, value in given.items():
         if name not in lowest and not isinstance(value, {"fp32_end": bool, "psnr": dict}.get(name, str)):
             raise ModelError(f"{source}: its card says {name} = {value!r}, which is of the wrong kind")
+    if not (given["name"] and given["name"].isprintable()):
+        raise ModelError(f"{source}: its card says name = {given['name']!r}, want a name that can be printed")
+    if not all(type(decibel) in (int, float) for decibel in given.get("psnr", {}).values()):
+        raise ModelError(f"{source}: its card says psnr = {given['psnr']!r}, want numbers of dB")
     if given.get("halo_kind", "exact") not in ("exact", "practical"):
         raise ModelError(f"{source}: its card says halo_kind = {given['halo_kind']!r}, want exact or practical")
     if given.get("frames", 1) != 1:
@@ -183,6 +187,8 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
                 place += length
             case 1 | 5 as kind:
                 place += 8 if kind == 1 else 4
+                if place > len(content):
+                    raise ValueError("a number beyond the file")
             case kind:
                 raise ValueError(f"wire type {kind}")
 

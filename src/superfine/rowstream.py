@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from superfine.errors import ShapeError
+
 __all__ = ["RowStream"]
 
 Array = npt.NDArray[np.generic]
@@ -27,10 +29,11 @@ class RowStream:
 
     shape: (rows, cols, channels), channels 1 or 3, plus one for alpha. bands:
     C-contiguous arrays (any rows, cols, channels) of `dtype` (uint8, uint16 or
-    float32) that add up to `shape`.
+    float32) that add up to `shape`; `read` raises ShapeError where they don't.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[np.generic], bands: Iterable[Array]) -> None:
+        self._shape, self._dtype = shape, dtype
         self._header = _header(shape, dtype)
         self._size = len(self._header) + shape[0] * shape[1] * shape[2] * dtype.itemsize
         self._bands: Iterator[Array] = iter(bands)
@@ -56,8 +59,11 @@ class RowStream:
     def _pixels(self, count: int) -> bytes:
         while count > 0 and self._position >= self._band_start + len(self._band):
             self._band_start += len(self._band)
-            band = np.ascontiguousarray(next(self._bands))
-            self._band = memoryview(band).cast("B")
+            band = next(self._bands, None)
+            if band is None or band.shape[1:] != self._shape[1:] or band.dtype != self._dtype:
+                got = "nothing" if band is None else f"{band.shape} {band.dtype}"
+                raise ShapeError(f"want rows of {self._shape[1:]} {self._dtype} up to {self._shape[0]}, got {got}")
+            self._band = np.ascontiguousarray(band).reshape(-1).view(np.uint8).data
         start = self._position - self._band_start
         if start < 0:
             raise OSError("the encoder went back to rows that are gone")

@@ -8,6 +8,7 @@ picture. Half-right pixels don't exist.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ def plan(size: int, tile: int, grid: Grid) -> list[Span]:
         last = place == len(starts) - 1
         start = nominal + halo if place else 0
         spans.append(Span(outer_start, outer_start + outer, start, size if last else nominal + step + halo))
-    return [span for span in spans if span.start < span.stop]
+    return spans
 
 
 class Window:
@@ -81,7 +82,9 @@ class Window:
             self._start += len(self._held.pop(0))
         end = min(stop, self.shape[0])
         while self._stop < end:
-            band = next(self._bands)
+            band = next(self._bands, None)
+            if band is None:
+                raise ShapeError(f"the bands end at row {self._stop} of {self.shape[0]}")
             self._stop += len(band)
             if self._stop > start:
                 self._held.append(band)
@@ -125,9 +128,10 @@ def enlarge(
 def _tile(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[Array], Array]) -> Array:
     """The inner part of one tile; `strip` begins at row `rows.outer_start` and column 0."""
     piece = strip[:, cols.outer_start : cols.outer_stop]
-    try:
+    large: Array | None = None
+    with suppress(MemoryError):
         large = compute(np.ascontiguousarray(piece))
-    except MemoryError:
+    if large is None:  # here, where the error no longer holds what the failed try had taken
         return _halves(strip, rows, cols, grid, compute)
     s = grid.scale
     if large.shape[:2] != (piece.shape[0] * s, piece.shape[1] * s):
@@ -139,26 +143,33 @@ def _tile(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[A
 
 
 def _halves(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[Array], Array]) -> Array:
-    """The tile as two tiles, cut across its longer inner side."""
+    """The tile as two tiles, cut across its longer inner side, or across the other where that saves nothing."""
     tall = rows.stop - rows.start >= cols.stop - cols.start
-    first, second = _split(rows if tall else cols, grid)
-    if tall:
-        parts = [
-            _tile(strip[half.outer_start - rows.outer_start : half.outer_stop - rows.outer_start], half, cols, grid, compute)
-            for half in (first, second)
-        ]
-        return np.concatenate(parts, axis=0)
-    return np.concatenate([_tile(strip, rows, half, grid, compute) for half in (first, second)], axis=1)
+    for downwards in (tall, not tall):
+        if downwards and (halves := _split(rows, grid)):
+            places = [slice(half.outer_start - rows.outer_start, half.outer_stop - rows.outer_start) for half in halves]
+            parts = zip(places, halves, strict=True)
+            return np.concatenate([_tile(strip[place], half, cols, grid, compute) for place, half in parts], axis=0)
+        if not downwards and (halves := _split(cols, grid)):
+            return np.concatenate([_tile(strip, rows, half, grid, compute) for half in halves], axis=1)
+    smallest = f"{_length(cols)} x {_length(rows)} px"
+    raise MemoryError(f"out of memory at the smallest tile, {smallest}; close other programs or use a smaller model")
 
 
-def _split(span: Span, grid: Grid) -> tuple[Span, Span]:
+def _split(span: Span, grid: Grid) -> tuple[Span, Span] | None:
+    """Two spans that together keep what `span` keeps, each computed from less; None where that can't be."""
     halo = _up(grid.halo, grid.multiple_of)
-    middle = _up((span.start + span.stop) // 2, grid.multiple_of)
-    first = Span(span.outer_start, min(span.outer_stop, middle + halo), span.start, middle)
-    second = Span(max(span.outer_start, middle - halo), span.outer_stop, middle, span.stop)
-    if not span.start < middle < span.stop or max(_length(first), _length(second)) >= _length(span):
-        raise MemoryError(f"out of memory at the smallest tile ({_length(span)} px); close other programs or use a smaller model")
-    return first, second
+
+    def part(start: int, stop: int) -> Span:
+        outer_stop = min(span.outer_stop, _up(stop, grid.multiple_of) + halo)
+        return Span(max(span.outer_start, start - halo), outer_stop, start, stop)
+
+    need = part(span.start, span.stop)
+    middle = _up((need.outer_start + need.outer_stop) // 2, grid.multiple_of)  # so that both parts cost the same
+    if not span.start < middle < span.stop:
+        return None
+    first, second = part(span.start, middle), part(middle, span.stop)
+    return (first, second) if max(_length(first), _length(second)) < _length(span) else None
 
 
 def _length(span: Span) -> int:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 from functools import cached_property
 from importlib.metadata import version
 from itertools import combinations_with_replacement
@@ -45,6 +44,7 @@ MAX_SCALE: Final = 16
 _SMALLEST_TILE: Final = 32
 _QUEUED_BANDS: Final = 2
 _PENDING_FILES: Final = 2
+_POLL_SECONDS: Final = 0.2
 # Python, libraries and a compiled network, measured at 230 MB.
 _FIXED_BYTES: Final = 250_000_000
 
@@ -54,7 +54,7 @@ class Job:
     """What to make, for every picture of a run."""
 
     scale: float | None = None
-    """Times each side, 1 to 16; 2 where neither it nor `size` is given."""
+    """Times each side, 1 to 16; where neither it nor `size` is given the model's only scale, or 2."""
     size: Size | None = None
     """(rows, cols) of the result as it is seen, instead of `scale`."""
     model: str = "auto"
@@ -64,7 +64,7 @@ class Job:
     memory_gb: float | None = None
     """Memory to stay below; half of the machine's where none is given."""
     file_format: str | None = None
-    """Format of outputs whose name isn't given; the source's where none is given."""
+    """Ending of outputs whose name isn't given (`png`, `jpg`, …); the source's where none is given."""
     quality: int | None = None
     """1 to 100, for lossy formats."""
     white: float | None = None
@@ -84,8 +84,8 @@ class Job:
             raise UsageError(f"--memory {self.memory_gb:g} is not above 0")
         if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
             raise UsageError(f"--white {self.white:g} is not a level above 0")
-        if self.file_format is not None and self.file_format not in FORMATS:
-            raise UsageError(f"--format {self.file_format!r} is none of {', '.join(FORMATS)}")
+        if self.file_format is not None:
+            format_of(Path(f"name.{self.file_format}"))
 
     def target(self, size: Size, *, sideways: bool = False) -> Size:
         """The size (rows, cols) as stored that a picture of `size` gets; `sideways` where it's seen turned.
@@ -93,7 +93,7 @@ class Job:
         Raises UsageError where a side would shrink.
         """
         if self.size is None:
-            scale = self.scale or 2.0
+            scale = 2.0 if self.scale is None else self.scale
             return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         rows, cols = self.size[::-1] if sideways else self.size
         if rows < size[0] or cols < size[1]:
@@ -192,8 +192,9 @@ def upscale(
         _check_pixels(pixels)
         source = Window((pixels.shape[0], pixels.shape[1], pixels.shape[2]), pixels.dtype, [pixels])
         axes = given.ndim
-    target = job.target((source.shape[0], source.shape[1]))
-    route = _Workshop(job).route(source.shape, source.dtype, target)
+    workshop = _Workshop(job)
+    target = workshop.job.target((source.shape[0], source.shape[1]))
+    route = workshop.route(source.shape, source.dtype, target)
     result = np.concatenate(list(route.bands(source, source.dtype)))
     return result[..., 0] if axes == 2 else result
 
@@ -219,7 +220,7 @@ def upscale_path(
     job, progress = job or Job(), progress or Progress()
     paths = [Path(entry) for entry in ([sources] if isinstance(sources, (Path, str)) else sources)]
     workshop = _Workshop(job)
-    listing = _list(paths, None if output is None else Path(output), job)
+    listing = _list(paths, None if output is None else Path(output), workshop.job)
     report = Report(ignored=listing.ignored)
     run = _Run(workshop, progress, report, resume=resume, overwrite=overwrite, dry_run=dry_run)
     progress.begin(sum(item.weight for item in listing.items))
@@ -293,11 +294,14 @@ class _Workshop:
     """The models of a job and their engines, opened when first needed and then kept warm."""
 
     def __init__(self, job: Job) -> None:
-        self.job = job
         self.name = "fast" if job.model == "auto" else job.model
         self.models: dict[int, Model] = {}
         if self.name not in CLASSICAL:
             self.models = {model.card.scale: model for model in find_model(self.name)}
+        if job.scale is None and job.size is None:
+            # A network of one scale is asked for by its name; a family, or a method for any scale, doubles.
+            job = replace(job, scale=float(next(iter(self.models))) if len(self.models) == 1 else 2.0)
+        self.job = job
         self._engines: dict[int, NetworkEngine] = {}
 
     def engine(self, scale: int) -> NetworkEngine:
@@ -431,50 +435,45 @@ def _list(sources: Sequence[Path], output: Path | None, job: Job) -> _Listing:
     if output is not None:
         _make_folder(output)
     listing = _Listing([])
-    taken: dict[str, Path] = {}
-    seen: set[Path] = set()
-    originals = {path.resolve() for path in expanded if not path.is_dir()}
+    found: dict[Path, tuple[Path, Path, Path | None]] = {}
     for source in expanded:
         if source.is_dir():
-            root = output if output is not None else source.with_name(f"{source.resolve().name}_{job.label}")
-            if output is not None and len(expanded) > 1:
-                root = output / source.resolve().name
+            root = _root(source, output, job, several=len(expanded) > 1)
             for path in _walk(source, root, listing):
                 name = (root / path.relative_to(source)).with_suffix(_suffix(path, job))
-                _add(listing, path, name, root if output is None else output, taken, seen, originals)
+                found.setdefault(path.resolve(), (path, name, root if output is None else output))
         else:
             name = _beside(source, job) if output is None else (output / source.name).with_suffix(_suffix(source, job))
-            journal = None if lone else (output or source.parent)
-            _add(listing, source, name, journal, taken, seen, originals)
-    if not listing.items:
+            found.setdefault(source.resolve(), (source, name, None if lone else output or source.parent))
+    if not found:
         raise UsageError(f"no picture in {', '.join(map(str, expanded))}; superfine reads {' '.join(_SUFFIXES)}")
+    taken: set[str] = set()
+    for source, name, journal in found.values():
+        free = _free(name, source, taken)
+        problem = "is a source of this run itself; choose another output with -o" if free.resolve() in found else ""
+        listing.items.append(_Item(source, free, journal, _weight(source), problem))
     return listing
 
 
-def _add(
-    listing: _Listing,
-    source: Path,
-    output: Path,
-    journal: Path | None,
-    taken: dict[str, Path],
-    seen: set[Path],
-    originals: set[Path],
-) -> None:
-    real = source.resolve()
-    if real in seen:
-        return
-    seen.add(real)
-    # Folded, since `A.png` and `a.png` are one file on many disks.
-    if str(output).casefold() in taken:
-        output = output.with_name(f"{source.stem}_{source.suffix[1:].lower()}{output.suffix}")
-    number = 2
-    stem = output.stem
-    while str(output).casefold() in taken:
-        output = output.with_name(f"{stem}_{number}{output.suffix}")
+def _root(source: Path, output: Path | None, job: Job, *, several: bool) -> Path:
+    """The folder that mirrors the folder `source`."""
+    here = source if source.name not in ("", "..") else source.resolve()
+    if output is None:
+        return here.with_name(f"{here.name}_{job.label}")
+    if output.resolve() == source.resolve():
+        raise UsageError(f"{output}: the output folder is the source folder; choose another with -o")
+    return output / here.name if several else output
+
+
+def _free(name: Path, source: Path, taken: set[str]) -> Path:
+    """`name`, or a like one that no other picture of the run has; folded, since `A.png` may be `a.png`."""
+    choice, number = name, 1
+    while str(choice).casefold() in taken:
+        kind = source.suffix[1:].lower()
+        choice = name.with_name(f"{name.stem}_{kind}{'' if number == 1 else f'_{number}'}{name.suffix}")
         number += 1
-    taken[str(output).casefold()] = source
-    problem = "the output would replace a source of this run; choose another with -o" if output.resolve() in originals else ""
-    listing.items.append(_Item(source, output, journal, _weight(source), problem))
+    taken.add(str(choice).casefold())
+    return choice
 
 
 def _glob(source: Path) -> list[Path]:
@@ -506,10 +505,7 @@ def _walk(folder: Path, output: Path, listing: _Listing) -> Iterator[Path]:
 
 
 def _suffix(source: Path, job: Job) -> str:
-    entry = _SUFFIXES.get(source.suffix.lower())
-    if job.file_format is None or (entry is not None and entry.name == job.file_format):
-        return source.suffix
-    return FORMATS[job.file_format].suffixes[0]
+    return source.suffix if job.file_format is None else f".{job.file_format.lower()}"
 
 
 def _beside(source: Path, job: Job) -> Path:
@@ -551,26 +547,25 @@ class _Run:
         self._overwrite = overwrite
         self._dry_run = dry_run
         self._journals: dict[Path, Journal] = {}
-        self._pending: deque[tuple[_Item, Result, _Encoding]] = deque()
+        self._pending: deque[tuple[_Item, Callable[[], Result]]] = deque()
+        self._told = 0.0  # how much of the present item's weight the progress has heard of
         self._speeds: dict[tuple[int, ...], float] = {}
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def __exit__(self, *error: object) -> None:
+        # After Ctrl-C too: these pictures have all their rows, and only wait for the encoder.
         while self._pending:
-            if error is not None:
-                self._pending.popleft()[2].stop()
-            else:
-                self._settle()
+            self._settle()
 
     def do(self, item: _Item) -> None:
         """One picture, whatever becomes of it."""
+        self._told = 0.0
         try:
             self._do(item)
         except (SuperfineError, MemoryError, OSError) as error:
-            message = str(error) if isinstance(error, SuperfineError) else f"{item.source}: {error or type(error).__name__}"
-            self._finish(item, Result(item.source, item.output, "failed", _about(item.source, message)))
+            self._finish(_failure(item, error), item.weight - self._told)
 
     def _do(self, item: _Item) -> None:
         job = self._workshop.job
@@ -578,7 +573,7 @@ class _Run:
             raise OutputError(f"{item.output}: {item.problem}")
         journal = self._journal(item.journal) if item.journal is not None else None
         if self._resume and journal is not None and journal.done(item.source, item.output, self._workshop.fingerprint):
-            self._finish(item, Result(item.source, item.output, "skipped", "done before, unchanged"))
+            self._finish(Result(item.source, item.output, "skipped", "done before, unchanged"), item.weight)
             return
         before = stamp(item.source)
         entry = format_of(item.output)
@@ -595,7 +590,7 @@ class _Run:
         route = self._workshop.route(picture.shape, picture.dtype, target, held)
         result = self._describe(item, picture, route, (*picture.notes, *notes))
         if self._dry_run:
-            self._finish(item, replace(result, status="planned", seconds=self._guess(route, picture)))
+            self._finish(replace(result, status="planned", seconds=self._guess(route, picture)), item.weight)
             return
         item.output.parent.mkdir(parents=True, exist_ok=True)
         self._start(item, picture, route, dtype, result, before)
@@ -606,39 +601,48 @@ class _Run:
         started = time.perf_counter()
         shape = (*route.target, picture.shape[2])
         job = self._workshop.job
+
+        def note(part: Path) -> None:
+            if item.journal is not None:
+                journal = self._journal(item.journal)
+                journal.add(journal.entry(item.source, before, item.output, stamp(part), self._workshop.fingerprint))
+
         with _ahead(picture.bands()) as bands:
             source = Window(picture.shape, picture.dtype, bands)
-            encoding = _Encoding(lambda rows: save_picture(item.output, rows, shape, dtype, like=picture, quality=job.quality))
+            encoding = _Encoding(
+                lambda rows: save_picture(item.output, rows, shape, dtype, like=picture, quality=job.quality, whole=note)
+            )
             try:
-                for band in route.bands(source, dtype, lambda share: self._progress.advance(share * item.weight)):
+                encoding.start()
+                for band in route.bands(source, dtype, lambda share: self._advance(share * item.weight)):
                     encoding.put(band)
-                encoding.end()
+                encoding.put(None)
             except BaseException:
                 encoding.stop()
                 raise
 
         def finished() -> Result:
             encoding.wait()
-            if item.journal is not None:
-                self._journal(item.journal).add(item.source, before, item.output, self._workshop.fingerprint)
             return replace(result, seconds=time.perf_counter() - started)
 
-        encoding.finished = finished
-        self._pending.append((item, result, encoding))
+        self._pending.append((item, finished))
         while len(self._pending) > _PENDING_FILES:
             self._settle()
 
     def _settle(self) -> None:
-        item, _, encoding = self._pending.popleft()
+        item, finished = self._pending.popleft()
         try:
-            self._finish(item, encoding.finished(), told=True)
+            self._finish(finished(), 0)
         except (SuperfineError, MemoryError, OSError) as error:
-            self._finish(item, Result(item.source, item.output, "failed", _about(item.source, str(error))), told=True)
+            self._finish(_failure(item, error), 0)
 
-    def _finish(self, item: _Item, result: Result, *, told: bool = False) -> None:
+    def _advance(self, weight: float) -> None:
+        self._told += weight
+        self._progress.advance(weight)
+
+    def _finish(self, result: Result, weight: float) -> None:
         self._report.results.append(result)
-        if not told:
-            self._progress.advance(item.weight)
+        self._progress.advance(weight)
         self._progress.finish(result)
 
     def _journal(self, folder: Path) -> Journal:
@@ -690,8 +694,10 @@ class _Run:
         return seconds
 
 
-def _about(source: Path, message: str) -> str:
-    return message if str(source) in message else f"{source}: {message}"
+def _failure(item: _Item, error: BaseException) -> Result:
+    words = str(error) or type(error).__name__
+    named = str(item.source) in words or str(item.output) in words
+    return Result(item.source, item.output, "failed", words if named else f"{item.source}: {words}")
 
 
 def _output_dtype(
@@ -705,31 +711,32 @@ def _output_dtype(
     return dtype, (f"{picture.bits} bits a sample become {8 * dtype.itemsize} in {name.upper()}",)
 
 
-class _Mark(Enum):
-    """What a queue of bands says besides bands."""
-
-    END = auto()
-    STOP = auto()
-
-
 class _Encoding:
     """A thread that encodes bands as they come; errors reach whoever puts or waits."""
 
     def __init__(self, save: Callable[[Iterable[Array]], None]) -> None:
-        self._bands: queue.Queue[Array | _Mark] = queue.Queue(_QUEUED_BANDS)
+        # None is the end of the picture; giving up is an event, which a full queue can't hold up.
+        self._bands: queue.Queue[Array | None] = queue.Queue(_QUEUED_BANDS)
         self._failure: BaseException | None = None
+        self._given_up = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(save,), name="superfine-encode")
+
+    def start(self) -> None:
+        """Begin. Ctrl-C may fall into the middle of this, so `stop` is safe at any moment."""
         self._thread.start()
-        self.finished: Callable[[], Result]
 
-    def put(self, band: Array) -> None:
-        """Hand over a band; waits while the queue is full. Raises what stopped the encoder."""
-        self._hand(band)
+    def put(self, band: Array | None) -> None:
+        """Hand over a band, or None after the last one; waits while the queue is full.
 
-    def end(self) -> None:
-        """That was the last band."""
-        self._hand(_Mark.END)
+        Raises what stopped the encoder.
+        """
+        while True:
+            if self._over.is_set():
+                self.wait()
+            with suppress(queue.Full):
+                self._bands.put(band, timeout=_POLL_SECONDS)
+                return
 
     def wait(self) -> None:
         """Until the file is there. Raises what stopped the encoder."""
@@ -739,27 +746,18 @@ class _Encoding:
 
     def stop(self) -> None:
         """Give up: the file will not appear."""
-        with suppress(BaseException):
-            self._hand(_Mark.STOP)
-        self._thread.join()
-
-    def _hand(self, thing: Array | _Mark) -> None:
-        while True:
-            if self._over.is_set():
-                self.wait()
-                return
-            with suppress(queue.Full):
-                self._bands.put(thing, timeout=0.2)
-                return
+        self._given_up.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _rows(self) -> Iterator[Array]:
-        while True:
-            thing = self._bands.get()
-            if thing is _Mark.END:
-                return
-            if isinstance(thing, _Mark):
-                raise _StoppedError
-            yield thing
+        while not self._given_up.is_set():
+            with suppress(queue.Empty):
+                band = self._bands.get(timeout=_POLL_SECONDS)
+                if band is None:
+                    return
+                yield band
+        raise _StoppedError
 
     def _work(self, save: Callable[[Iterable[Array]], None]) -> None:
         try:

@@ -6,10 +6,11 @@ Each output sample is a sum over its taps in a fixed order, so that a picture
 resampled in pieces equals the picture resampled whole, to the bit.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ __all__ = ["KERNELS", "Kernel", "Taps", "matlab_resize", "resize", "resize_axis"
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.floating]
+
+_BLOCK: Final = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Kernel:
     source: str
 
 
-class Taps(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Taps:
     """Which old samples make each new one, and with which weight: both (count, taps)."""
 
     index: npt.NDArray[np.intp]
@@ -90,7 +94,7 @@ def taps(size: int, count: int, kernel: Kernel, antialias: bool = True) -> Taps:
     reach = int(np.ceil(kernel.radius / shrink))
     offset = np.arange(-reach, reach + 2)
     index = (whole[:, None] + offset).astype(np.intp)
-    weight = kernel.weight(shrink * (phase[:, None] - offset))
+    weight = kernel.weight(shrink * (phase[:, None] - offset)).astype(np.float64)
     weight /= weight.sum(axis=1, keepdims=True)
     used = np.flatnonzero(np.any(np.abs(weight) > 1e-15, axis=0))
     kept = slice(used[0], used[-1] + 1)
@@ -98,20 +102,31 @@ def taps(size: int, count: int, kernel: Kernel, antialias: bool = True) -> Taps:
 
 
 def resize_axis(pixels: Floats, chosen: Taps, axis: int) -> Floats:
-    """Apply `taps` along one axis of a floating array; dtype kept."""
-    shape = [1] * pixels.ndim
-    shape[axis] = -1
-    total: Floats | None = None
-    for tap in range(chosen.index.shape[1]):
-        weight = chosen.weight[:, tap].astype(pixels.dtype).reshape(shape)
-        part = np.take(pixels, chosen.index[:, tap], axis=axis)
-        part *= weight
-        if total is None:
-            total = part
-        else:
-            total += part
-    assert total is not None  # a kernel has at least one tap
-    return total
+    """Apply `taps` along axis 0 or 1 of a floating (H, W) or (H, W, C); dtype kept."""
+    count, each = chosen.index.shape
+    shape = (count, *pixels.shape[1:]) if axis == 0 else (len(pixels), count, *pixels.shape[2:])
+    line = (each, count, *[1] * (pixels.ndim - 1)) if axis == 0 else (each, count, *[1] * (pixels.ndim - 2))
+    weight = chosen.weight.T.astype(pixels.dtype).reshape(line)
+    if axis == 1:  # NumPy is slow at spreading one weight over three channels
+        weight = np.broadcast_to(weight, (each, *shape[1:])).copy()
+    out = np.empty(shape, pixels.dtype)
+    block = max(1, _BLOCK // math.prod(shape[1:]))  # rows that stay in the cache from tap to tap
+    spare = np.empty((block, *shape[1:]), pixels.dtype)
+    for top in range(0, shape[0], block):
+        some = slice(top, top + block)
+        total = out[some]
+        for tap in range(each):
+            part = spare[: len(total)] if tap else total
+            # Every index is in range; "clip" only keeps NumPy from buffering.
+            if axis == 0:
+                np.take(pixels, chosen.index[some, tap], axis=0, out=part, mode="clip")
+                part *= weight[tap, some]
+            else:
+                np.take(pixels[some], chosen.index[:, tap], axis=1, out=part, mode="clip")
+                part *= weight[tap]
+            if tap:
+                total += part
+    return out
 
 
 def resize(pixels: Floats, size: tuple[int, int], kernel: str = "bicubic", *, antialias: bool = True) -> Floats:

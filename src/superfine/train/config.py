@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from superfine.errors import TrainingError
 
@@ -42,10 +42,25 @@ class TrainConfig:
     start_from: str | None = None
     """A state file of another run whose fitting weights are the start (another scale's, say)."""
 
+    def __post_init__(self) -> None:
+        choices = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items() if get_origin(hint) is Literal}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise TrainingError(f"{name} = {getattr(self, name)!r}; want {' or '.join(map(repr, allowed))}")
+        for name in ("scale", "steps", "batch", "patch", "threads", "validate_every", "save_every"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise TrainingError(f"{name} = {value!r}; want a whole number from 1")
+        for name in ("reduce", "hold_out"):
+            if strange := sorted(set(getattr(self, name)) - set(self.folders)):
+                raise TrainingError(f"{name} speaks of {', '.join(strange)}, which is not among the folders")
+
 
 def read_recipe(path: Path, changes: MappingProxyType[str, Any] = MappingProxyType({})) -> TrainConfig:
-    """Read a recipe; `changes` replace its values. Raises TrainingError for an unknown or missing key."""
-    given = tomllib.loads(path.read_text(encoding="utf-8")) | dict(changes)
+    """Read a recipe; `changes` replace its values. Raises TrainingError where a key or a value is wrong."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8")) | dict(changes)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: can't be read as a recipe: {error}") from error
     known = {entry.name for entry in fields(TrainConfig)}
     if wrong := sorted(set(given) - known):
         raise TrainingError(f"{path}: unknown {', '.join(wrong)}; known: {', '.join(sorted(known))}")
@@ -53,4 +68,7 @@ def read_recipe(path: Path, changes: MappingProxyType[str, Any] = MappingProxyTy
         raise TrainingError(f"{path}: {', '.join(missing)} missing")
     given["folders"] = tuple(given["folders"])
     given["reduce"] = {name: tuple(sizes) for name, sizes in given.get("reduce", {}).items()}
-    return TrainConfig(**given)
+    try:
+        return TrainConfig(**given)
+    except TrainingError as error:
+        raise TrainingError(f"{path}: {error}") from error

@@ -35,6 +35,8 @@ class Pair(NamedTuple):
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures of one folder, by name."""
+    if not folder.is_dir():
+        raise TrainingError(f"{folder}: there is no such folder of pictures; --data names the folder that holds it")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
 
 
@@ -54,7 +56,7 @@ def _pairs(root: Path, config: TrainConfig, held_out: bool) -> Iterator[Pair]:
     smallest = 1 if held_out else config.patch
     for folder in config.folders:
         files = picture_files(root / folder)
-        cut = len(files) - config.hold_out.get(folder, 0)
+        cut = max(0, len(files) - config.hold_out.get(folder, 0))
         for path in files[cut:] if held_out else files[:cut]:
             whole = _decode(path)
             for size in (1.0,) if held_out else config.reduce.get(folder, (1.0,)):

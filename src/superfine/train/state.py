@@ -1,13 +1,14 @@
 """Everything a run needs to go on exactly: saved beside, synced, then renamed."""
 
 import copy
-import os
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from superfine.atomic import written_whole
 from superfine.errors import TrainingError
 from superfine.train.config import TrainConfig
 from superfine.train.nets import NETS
@@ -51,12 +52,8 @@ def save(path: Path, state: State, config: TrainConfig) -> None:
         "optimizer": state.optimizer.state_dict(),
         "random": torch.get_rng_state(),
     }
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with written_whole(path) as part:
+        torch.save(content, part)
 
 
 def resume(path: Path, config: TrainConfig) -> State | None:
@@ -85,5 +82,10 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return content
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path}: can't be read as the state of a run: {str(error).splitlines()[0]}") from error
+    if not (isinstance(content, dict) and {"config", "step", "net", "ema", "optimizer", "random"} <= set(content)):
+        raise TrainingError(f"{path}: is not the state of a run")
+    return dict(content)

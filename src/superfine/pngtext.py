@@ -1,0 +1,50 @@
+"""The text that a PNG carries, kept byte for byte: libvips reads all of it as UTF-8, which only some of it is.
+
+Source: PNG (Third Edition), 5.3 and 11.3.3; XMP Specification Part 3, 1.1.5.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+__all__ = ["XMP_KEYWORD", "append_chunks", "text_chunks", "xmp_chunk"]
+
+XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_TEXT: Final = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_LARGEST: Final = 16_000_000
+_END: Final = 12  # bytes of the closing IEND chunk
+
+
+def text_chunks(path: Path) -> Iterator[bytes]:
+    """Whole text chunks of a PNG, in order; those larger than 16 MB are left out."""
+    with path.open("rb") as file:
+        if file.read(8) != _SIGNATURE:
+            return
+        while len(head := file.read(8)) == 8:
+            (length,) = struct.unpack(">I", head[:4])
+            if head[4:] in _TEXT and length <= _LARGEST:
+                chunk = head + file.read(length + 4)
+                if len(chunk) == length + 12:
+                    yield chunk
+            else:
+                file.seek(length + 4, 1)
+
+
+def xmp_chunk(xmp: bytes) -> bytes:
+    """XMP as a PNG carries it: international text, uncompressed."""
+    body = b"iTXt" + XMP_KEYWORD + bytes(5) + xmp
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def append_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Put chunks before the end of a PNG, where text may stand as well as before the pixels."""
+    with path.open("r+b") as file:
+        file.seek(-_END, 2)
+        end = file.read(_END)
+        file.seek(-_END, 2)
+        for chunk in chunks:
+            file.write(chunk)
+        file.write(end)

@@ -1,0 +1,137 @@
+"""Whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pictures import left_in, noise, png, run, with_bytes
+from superfine.atomic import written_whole
+
+# A process that isn't: pids end well below.
+DEAD = 2**31 - 5
+
+
+def test_written(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "a") as part:
+        part.write_bytes(b"new")
+        assert not (tmp_path / "a").exists()
+        assert part.parent == tmp_path
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert left_in(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, OSError, MemoryError])
+def test_failure_leaves_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(failure), written_whole(tmp_path / "a") as part:
+        part.write_bytes(b"half")
+        raise failure
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert left_in(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize("name", ["a[1].png", "a *?.png", "\u00e4\u5c0f.png", "a\nb.png", "x" * 255, "\u5c0f" * 83 + ".png", "."  + "y" * 200])
+def test_any_name(tmp_path: Path, name: str) -> None:
+    """255 bytes are allowed, and the temporary name is longer than the name."""
+    for content in (b"one", b"two"):
+        with written_whole(tmp_path / name) as part:
+            part.write_bytes(content)
+        assert (tmp_path / name).read_bytes() == content
+    assert left_in(tmp_path) == {name}
+
+
+def test_left_overs_of_the_dead_go_and_others_stay(tmp_path: Path) -> None:
+    theirs = {f".b.png.{DEAD}.part", f".a.png.{os.getppid()}.part", f".a.png.{DEAD}.part.txt", ".a.png.x.part", "a.png.part"}
+    for name in (f".a.png.{DEAD}.part", *theirs):
+        (tmp_path / name).touch()
+    with written_whole(tmp_path / "a.png") as part:
+        part.write_bytes(b"new")
+    assert left_in(tmp_path) == {"a.png", *theirs}
+
+
+def test_old_left_overs_go_even_if_their_number_lives(tmp_path: Path) -> None:
+    stale = with_bytes(tmp_path / f".a.png.{os.getppid()}.part", b"half")
+    os.utime(stale, (1, 1))
+    with written_whole(tmp_path / "a.png") as part:
+        part.write_bytes(b"new")
+    assert left_in(tmp_path) == {"a.png"}
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "folder").symlink_to("there")
+    (tmp_path / "link").symlink_to(Path("folder") / "real")
+    for content in (b"one", b"two"):  # dangling first
+        with written_whole(tmp_path / "link") as part:
+            part.write_bytes(content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "there" / "real").read_bytes() == content
+    assert left_in(tmp_path) == {"there", "folder", "link", "real"}
+
+
+def test_a_hard_link_is_cut_and_its_other_name_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    os.link(tmp_path / "a", tmp_path / "b")
+    with written_whole(tmp_path / "b") as part:
+        part.write_bytes(b"new")
+    assert ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()) == (b"old", b"new")
+
+
+@pytest.mark.parametrize("target", ["/dev/full", "/dev/null", "pipe", "folder"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, target: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "out").symlink_to(target)
+    kind = os.stat(tmp_path / "out").st_mode
+    with pytest.raises(OSError, match="something that is not a file"), written_whole(tmp_path / "out") as part:
+        part.touch()
+    assert os.stat(tmp_path / "out").st_mode == kind
+
+
+def test_a_planted_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"theirs")
+    (tmp_path / f".a.{os.getpid()}.part").symlink_to("victim")
+    with written_whole(tmp_path / "a") as part:
+        part.write_bytes(b"ours")
+    assert (tmp_path / "victim").read_bytes() == b"theirs"
+    assert (tmp_path / "a").read_bytes() == b"ours"
+
+
+def test_mode_is_that_of_a_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with written_whole(tmp_path / "a") as part:
+        part.write_bytes(b"new")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+JOB = "import sys, superfine; superfine.upscale_path(sys.argv[1], sys.argv[2], overwrite=True, job=superfine.Job(model='bicubic'))"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_kill_in_the_middle(tmp_path: Path, suffix: str) -> None:
+    source = with_bytes(tmp_path / "a.png", png(noise(3000, 1000, 3)))
+    output = with_bytes(tmp_path / f"b{suffix}", b"old")
+    process = subprocess.Popen([sys.executable, "-c", JOB, str(source), str(output)])
+    part = tmp_path / f".{output.name}.{process.pid}.part"
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 100_000):
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert output.read_bytes() == b"old"
+    assert part.exists()
+    with written_whole(output) as again:
+        again.write_bytes(b"new")
+    assert left_in(tmp_path) == {"a.png", output.name}
+
+
+def test_folder_of_the_output_is_gone(tmp_path: Path) -> None:
+    source = with_bytes(tmp_path / "a.png", png(noise(9, 13, 3)))
+    os.symlink(tmp_path / "nowhere" / "b.png", tmp_path / "b.png")
+    result = run(source, tmp_path / "b.png")
+    assert result.status == "failed"
+    assert result.message == f"{tmp_path / 'b.png'}: can't be written: No such file or directory"

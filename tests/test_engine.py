@@ -1,0 +1,352 @@
+"""Networks on their engines: in pieces as whole, to the bit; never NaN; a wish is met or refused."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import model_of, tiled
+from scipy.signal import correlate
+
+import superfine.engine
+from superfine.classical.resample import resize
+from superfine.engine import ClassicalEngine, cpu_features, engine_state, load_model, open_engine
+from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
+from superfine.models import CLASSICAL, list_models
+
+MODELS = list_models()
+BF16 = "BF16" in cpu_features()["native precisions"]
+RUNS = [("openvino", "fp32"), *([("openvino", "bf16")] if BF16 else []), ("onnxruntime", "fp32")]
+KINDS = [np.uint8, np.uint16, np.float32]
+each_run = pytest.mark.parametrize("run", RUNS, ids="-".join)
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.card.name)
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+needs_bf16 = pytest.mark.skipif(not BF16, reason="this CPU has no native bf16")
+
+
+def picture(size, kind, seed=0, channels=3):
+    """Half noise, half slopes, so that both have to come out right."""
+    draw = np.random.default_rng(seed)
+    noise = draw.random((*size, channels), dtype=np.float32)
+    slope = np.linspace(0, 1, size[0] * size[1] * channels, dtype=np.float32).reshape(*size, channels)
+    unit = np.where(draw.random(size)[..., None] < 0.5, noise, slope)
+    return unit if kind == np.float32 else np.rint(unit * np.iinfo(kind).max).astype(kind)
+
+
+# ---- in pieces as whole
+
+
+def assert_pieces_are_the_whole(engine, pixels, tile):
+    np.testing.assert_array_equal(tiled(pixels, engine, tile), engine(pixels[None]), f"{pixels.shape}, tile {tile}")
+
+
+@each_kind
+@each_run
+@each_model
+def test_tiled_equals_whole_to_the_bit(model, run, kind):
+    engine = open_engine(model, *run)
+    for size in [(1, 1), (1, 2), (2, 1), (5, 7), (33, 17), (150, 131)]:
+        for tile in (16, 32, 48):
+            assert_pieces_are_the_whole(engine, picture(size, kind), tile)
+
+
+@pytest.mark.slow
+@each_run
+@each_model
+def test_tiled_equals_whole_wherever_one_looks(model, run):
+    engine, draw = open_engine(model, *run), np.random.default_rng(2026)
+    for seed in range(60):
+        size, tile = tuple(draw.integers(1, 200, 2).tolist()), int(draw.integers(1, 80))
+        for kind in KINDS:
+            assert_pieces_are_the_whole(engine, picture(size, kind, seed), tile)
+
+
+@pytest.mark.slow
+@each_run
+@each_model
+def test_tiled_equals_whole_at_the_tile_of_the_card(model, run):
+    engine = open_engine(model, *run)
+    assert_pieces_are_the_whole(engine, picture((700, 1001), np.uint8), model.card.tile)
+
+
+@each_model
+def test_threads_change_nothing(model):
+    pixels = picture((97, 101), np.uint8)[None]
+    np.testing.assert_array_equal(open_engine(model, threads=1)(pixels), open_engine(model, threads=2)(pixels))
+
+
+@each_kind
+@pytest.mark.parametrize("kernel", CLASSICAL)
+@pytest.mark.parametrize("scale", [1, 2, 3, 5])
+def test_classical_engines_too(kernel, scale, kind):
+    engine = load_model(kernel, scale)
+    for size, tile in [((1, 1), 8), ((1, 29), 8), ((37, 41), 8), ((37, 41), 13)]:
+        assert_pieces_are_the_whole(engine, picture(size, kind, channels=4), tile)
+
+
+@each_run
+@each_model
+def test_the_halo_of_the_card_is_the_reach_of_the_network(model, run):
+    """What lies outside the halo can't be seen; what lies inside can, up to its edge."""
+    engine, halo, scale = open_engine(model, *run), model.card.halo, model.card.scale
+    side = 2 * halo + 5
+    pixels = np.full((1, side, side, 3), 0.5, np.float32)
+    pixels[..., ::2, 1::2, :] = 0.25
+    before, at = engine(pixels), halo + 2
+    touched = pixels.copy()
+    touched[0, at, at] = (1.0, 0.0, 1.0)
+    changed = np.argwhere((engine(touched) != before).any(2)) // scale - at
+    assert np.abs(changed).max() <= halo
+    if run[1] == "fp32":
+        assert np.abs(changed).max() == halo, "the card's halo is wider than it need be"
+
+
+# ---- values
+
+
+@each_run
+@each_model
+def test_kinds_agree(model, run):
+    """8 and 16 bits give what float gives, rounded."""
+    engine = open_engine(model, *run)
+    for kind, white in ((np.uint8, 255), (np.uint16, 65535)):
+        pixels = picture((61, 47), kind)[None]
+        levels = engine((pixels * np.float32(1 / white)).astype(np.float32)).astype(np.float64) * white
+        assert np.abs(engine(pixels) - levels).max() <= 0.5 + white * 1e-6
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@each_model
+def test_openvino_against_onnxruntime(model, precision):
+    pixels = picture((61, 47), np.float32)[None]
+    difference = np.abs(open_engine(model, "openvino", precision)(pixels) - open_engine(model, "onnxruntime")(pixels))
+    assert difference.max() < {"fp32": 1e-5, "bf16": 0.05}[precision]
+    levels = [open_engine(model, *run)(picture((61, 47), np.uint8)[None]).astype(int) for run in (RUNS[0], RUNS[-1])]
+    assert np.abs(levels[0] - levels[1]).max() <= 1
+
+
+@each_run
+@each_model
+def test_a_ramp_keeps_its_levels(model, run):
+    ramp = np.broadcast_to(np.arange(0, 65536, 4, dtype=np.uint16)[None, None, :, None], (1, 3, 16384, 3))
+    assert len(np.unique(open_engine(model, *run)(ramp))) >= 16_384
+
+
+@each_run
+@each_model
+def test_a_network_enlarges_like_bicubic_on_the_whole(model, run):
+    """Far from random weights: the mean of a smooth picture stays, and it is never far from bicubic."""
+    rows, cols = np.mgrid[0:40, 0:50] / 50
+    pixels = np.stack([rows, cols, (rows + cols) / 2], 2).astype(np.float32)
+    wanted = resize(pixels, (40 * model.card.scale, 50 * model.card.scale))
+    assert np.abs(open_engine(model, *run)(pixels[None]) - wanted).max() < 0.05
+
+
+@each_kind
+@each_run
+def test_a_foreign_network_is_computed_as_written(run, kind):
+    """Two convolutions by hand against float64; 16 bits run in fp32, since this network has no fp32 end."""
+    draw = np.random.default_rng(1)
+    first, second = draw.normal(0, 0.2, (8, 3, 3, 3)), draw.normal(0, 0.2, (12, 8, 3, 3))
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    pads = {"pads": [1, 1, 1, 1]}
+    shuffle = {"blocksize": 2, "mode": "CRD"}
+    nodes = [
+        ("Conv", ["x", "a"], "p", pads),
+        ("Relu", ["p"], "q", {}),
+        ("Conv", ["q", "b", "c"], "r", pads),
+        ("DepthToSpace", ["r"], "y", shuffle),
+    ]
+    bias = np.full(12, 0.4, np.float32)
+    model = model_of(nodes, {"a": first, "b": second, "c": bias})
+    pixels = picture((19, 23), kind)
+    white = 1 if kind == np.float32 else np.iinfo(kind).max
+
+    x = np.pad((pixels / white).transpose(2, 0, 1).astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    middle = np.stack([np.maximum(correlate(x, kernel, "valid")[0], 0) for kernel in first.astype(np.float64)])
+    middle = np.pad(middle, ((0, 0), (1, 1), (1, 1)))
+    last = np.stack([correlate(middle, kernel, "valid")[0] for kernel in second.astype(np.float64)]) + 0.4
+    wanted = last.reshape(3, 2, 2, 19, 23).transpose(3, 1, 4, 2, 0).reshape(38, 46, 3).clip(0, 1) * white
+
+    difference = np.abs(open_engine(model, *run)(pixels[None]) - wanted).max()
+    assert difference <= {np.uint8: 0.5 + 255 * 0.02, np.uint16: 0.6, np.float32: 1e-5}[kind]
+    assert 0.1 < wanted.mean() / white < 0.9, "a test that can't fail"
+
+
+# ---- NaN and infinity
+
+SQUARE_ROOT_OF_A_NEGATIVE = [("Neg", ["x"], "n", {}), ("Sqrt", ["n"], "y", {})]
+
+
+@each_kind
+@each_run
+@pytest.mark.parametrize("fp32_end", [True, False])
+def test_nan_is_an_error(run, kind, fp32_end):
+    model = model_of(SQUARE_ROOT_OF_A_NEGATIVE, {}, scale=1, fp32_end=fp32_end)
+    engine = open_engine(model, *run)
+    with pytest.raises(EngineError, match="by-hand: gave NaN or infinity, in fp32 too; the picture was not written"):
+        engine(picture((9, 11), kind)[None])
+    assert not engine(np.zeros((1, 9, 11, 3), kind)).any(), "black is fine, and comes after the failure"
+
+
+@each_run
+@pytest.mark.parametrize("fp32_end", [True, False])
+def test_one_nan_anywhere_is_an_error(run, fp32_end):
+    engine = open_engine(model_of(SQUARE_ROOT_OF_A_NEGATIVE, {}, scale=1, fp32_end=fp32_end), *run)
+    for place in [(0, 0, 0), (8, 10, 2), (4, 5, 1)]:
+        pixels = np.zeros((1, 9, 11, 3), np.uint8)
+        pixels[0][place] = 1
+        with pytest.raises(EngineError, match="NaN"):
+            engine(pixels)
+
+
+@each_kind
+@needs_bf16
+def test_infinity_in_bf16_is_computed_again_in_fp32(kind, monkeypatch):
+    """1 + 2**-12 is 1 in bf16, so 2**-12 / (that - 1) is infinite there, and 1 in fp32."""
+    eye = np.eye(3, dtype=np.float32)[:, :, None, None]
+    small = np.full(3, 2**-12, np.float32)
+    nodes = [
+        ("Conv", ["x", "eye", "small"], "p", {}),
+        ("Conv", ["p", "eye", "minus"], "q", {}),
+        ("Div", ["small4", "q"], "y", {}),
+    ]
+    weights = {"eye": eye, "small": small, "minus": np.full(3, -1, np.float32), "small4": small[None, :, None, None]}
+    engine = open_engine(model_of(nodes, weights, scale=1, fp32_end=True), "openvino", "bf16")
+    tried, infer = [], engine._infer
+    monkeypatch.setattr(engine, "_infer", lambda pixels, precision: tried.append(precision) or infer(pixels, precision))
+    white = np.full((1, 9, 11, 3), 1 if kind == np.float32 else np.iinfo(kind).max, kind)
+    np.testing.assert_array_equal(engine(white), white[0])
+    assert tried == ["bf16", "fp32"]
+
+
+# ---- wishes and wrong files
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "words"),
+    [
+        ("cuda", "auto", "no CUDAExecutionProvider here, only .*; use --engine openvino"),
+        ("cuda", "bf16", "runs in fp32 here"),
+        ("directml", "auto", "no DmlExecutionProvider"),
+        ("coreml", "auto", "no CoreMLExecutionProvider"),
+        ("onnxruntime", "bf16", "runs in fp32 here; use --precision fp32 or auto, or --engine openvino"),
+    ],
+)
+def test_a_wish_that_cant_be_met_is_refused(engine, precision, words):
+    with pytest.raises(EngineError, match=words):
+        open_engine(MODELS[0], engine, precision)
+
+
+def test_an_engine_that_nobody_knows():
+    with pytest.raises(UsageError, match="no engine 'tpu'; there are openvino, onnxruntime, cuda, directml, coreml"):
+        open_engine(MODELS[0], "tpu")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "cuda"])
+def test_without_onnxruntime(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install '.\[gpu\]'"):
+        open_engine(MODELS[0], name)
+    assert "pip install" in engine_state(name)
+
+
+def test_without_bf16(monkeypatch):
+    """A CPU without native bf16: auto takes fp32, and asking for bf16 is an error."""
+    core = superfine.engine._core()
+
+    class OldCPU:
+        def get_property(self, device, name):
+            return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else core.get_property(device, name)
+
+        def __getattr__(self, name):
+            return getattr(core, name)
+
+    monkeypatch.setattr(superfine.engine, "_core", OldCPU)
+    assert open_engine(MODELS[0]).precision == "fp32"
+    with pytest.raises(EngineError, match="no native bf16; use --precision fp32 or auto"):
+        open_engine(MODELS[0], precision="bf16")
+
+
+def test_engines_say_what_they_are():
+    assert engine_state("openvino") == engine_state("onnxruntime") == "ready"
+    assert "CUDAExecutionProvider" in engine_state("cuda")
+    assert open_engine(MODELS[0]).name.startswith("OpenVINO 20")
+    assert open_engine(MODELS[0], "onnxruntime").name.endswith(", CPU")
+    assert open_engine(MODELS[0]).precision == ("bf16" if BF16 else "fp32")
+
+
+SHUFFLE = [("Concat", ["x"] * 4, "p", {"axis": 1}), ("DepthToSpace", ["p"], "y", {"blocksize": 2, "mode": "CRD"})]
+
+
+@each_kind
+@pytest.mark.parametrize("fp32_end", [True, False])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_card_that_says_another_scale(name, fp32_end, kind):
+    right = model_of(SHUFFLE, {}, scale=2, fp32_end=fp32_end)
+    wrong = replace(right, card=replace(right.card, scale=3))
+    assert open_engine(right, name)(picture((5, 6), kind)[None]).shape == (10, 12, 3)
+    with pytest.raises(ModelError, match=r"by-hand.onnx: makes \(10, 12, 3\) of \(5, 6, 3\), which is not the x3"):
+        open_engine(wrong, name)(picture((5, 6), kind)[None])
+
+
+RGB = (1, 3, "h", "w")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sides", "words"),
+    [
+        ([("Add", ["x", "z"], "y", {})], {"inputs": {"x": RGB, "z": RGB}}, "has 2 inputs and 1 outputs"),
+        ([*SHUFFLE, ("Neg", ["x"], "z", {})], {"outputs": {"y": RGB, "z": RGB}}, "has 1 inputs and 2 outputs"),
+        ([("Neg", ["x"], "y", {})], {"inputs": {"x": (1, 1, "h", "w")}}, r"its input is \(1, 1, \?, \?\)"),
+        ([("Neg", ["x"], "y", {})], {"inputs": {"x": (3, "h", "w")}, "outputs": {"y": (3, "h", "w")}}, r"its input is \(3"),
+        (
+            [("ReduceSum", ["x", "axis"], "y", {})],
+            {"outputs": {"y": (1, 1, "h", "w")}},
+            r"its output is \(1, 1, \?, \?\); superfine runs networks on \(N, 3, h, w\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_network_of_another_shape(name, nodes, sides, words):
+    weights = {"axis": np.array([1])} if nodes[0][0] == "ReduceSum" else {}
+    with pytest.raises(ModelError, match=f"by-hand.onnx: .*{words}"):
+        open_engine(model_of(nodes, weights, **sides), name)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_file_with_a_card_but_no_network(name):
+    content = model_of(SHUFFLE, {}).content
+    for broken in (content.replace(b"DepthToSpace", b"DepthToSpoon"), content[content.rindex(b"superfine") - 10 :]):
+        with pytest.raises(ModelError, match="by-hand.onnx: "):
+            open_engine(replace(model_of(SHUFFLE, {}), content=broken), name)
+
+
+@each_run
+@pytest.mark.parametrize("shape", [(5, 6, 3), (1, 5, 6, 1), (2, 5, 6, 3), (1, 0, 6, 3)], ids=str)
+def test_pixels_of_another_shape(run, shape):
+    with pytest.raises(ShapeError, match=r"want \(1, h, w, 3\), got"):
+        open_engine(MODELS[0], *run)(np.zeros(shape, np.uint8))
+
+
+@each_run
+def test_pixels_of_another_kind(run):
+    with pytest.raises(ShapeError, match="want uint8, uint16 or float32, got float64"):
+        open_engine(MODELS[0], *run)(np.zeros((1, 5, 6, 3)))
+
+
+def test_out_of_memory_is_called_by_its_name():
+    """Whatever the runtime's words, tiles hear MemoryError."""
+    for words in ("std::bad_alloc", "Could not allocate 10 bytes", "CUDA out of memory"):
+        assert isinstance(superfine.engine._memory_or(RuntimeError(words), EngineError("x")), MemoryError)
+    assert isinstance(superfine.engine._memory_or(RuntimeError("other"), EngineError("x")), EngineError)
+
+
+# ---- by name
+
+
+def test_load_model_by_name():
+    assert isinstance(load_model("bicubic", 5), ClassicalEngine)
+    assert load_model("fast", 2).scale == 2
+    with pytest.raises(ModelError, match="'fast-x2' enlarges x2, not x3"):
+        load_model("fast-x2", 3)

@@ -1,0 +1,160 @@
+"""A picture in pieces is the picture whole."""
+
+import itertools
+
+import numpy as np
+import pytest
+from fakes import FakeEngine, tiled
+
+from superfine.errors import EngineError, ShapeError
+from superfine.tiles import Grid, Span, Window, enlarge, plan
+
+GRIDS = [(multiple, halo) for multiple in (1, 4, 16) for halo in (0, 1, 7, 13, 16, 20)]
+
+
+def up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def picture(rows: int, cols: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, cols, channels), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("multiple", "halo"), GRIDS)
+def test_every_plan_holds_its_promises(multiple, halo):
+    for size, tile in itertools.product([*range(1, 40), 41, 61, 64, 65, 97, 127, 128, 129, 200], [1, 3, 16, 31, 32, 64]):
+        spans = plan(size, tile, Grid(2, halo, multiple))
+        padded, inner = up(size, multiple), up(tile, multiple)
+        assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])], "a gap or an overlap"
+        assert spans[-1].stop == size
+        assert len({span.outer_stop - span.outer_start for span in spans}) == 1, "tiles of different shapes"
+        for span in spans:
+            assert span.start < span.stop
+            assert span.outer_start % multiple == span.outer_stop % multiple == span.start % multiple == 0
+            assert 0 <= span.outer_start <= span.start - halo or span.outer_start == 0
+            assert span.stop + halo <= span.outer_stop <= padded or span.outer_stop == padded
+            assert span.outer_stop - span.outer_start <= inner + 2 * up(halo, multiple)
+
+
+def test_tiles_are_equal_rather_than_leaving_a_narrow_rest():
+    widths = [span.stop - span.start for span in plan(1025, 512, Grid(2, 0, 1))]
+    assert len(widths) == 3
+    assert max(widths) == 342
+
+
+@pytest.mark.parametrize(("multiple", "halo"), GRIDS)
+def test_tiles_equal_the_whole(multiple, halo):
+    draw = np.random.default_rng([multiple, halo])
+    edges = [1, 2, 3, 5, 7, 13, 17, 31, 32, 33, 37, 47, 48, 49, 61, 64, 65, 71]
+    sizes = [(1, 1), (1, 71), (71, 1), *(tuple(draw.choice(edges, 2).tolist()) for _ in range(40))]
+    for rows, cols in sizes:
+        tile, scale, band = (int(draw.choice(some)) for some in ([1, 2, 8, 16, 31, 32, 33, 100], [1, 2, 3], [1, 5, 64]))
+        engine = FakeEngine(scale, halo, multiple)
+        if tile < 8 and rows * cols > 1000:  # thousands of tiles prove no more
+            tile = 16
+        pixels = picture(rows, cols, int(draw.integers(1, 5)))
+        np.testing.assert_array_equal(tiled(pixels, engine, tile, band=band), engine.whole(pixels), f"{rows}x{cols} {tile}")
+        assert len(set(engine.shapes)) == 1
+
+
+def test_too_small_a_halo_shows():
+    """The fake engine can tell: with a halo one short, tiles differ from the whole."""
+    pixels, engine = picture(40, 40), FakeEngine(halo=3)
+    wrong = np.concatenate(
+        list(enlarge(Window((40, 40, 1), pixels.dtype, [pixels]), Grid(2, 2, 1), 16, lambda piece: engine(piece[None])))
+    )
+    assert (wrong != engine.whole(pixels)).any()
+
+
+@pytest.mark.parametrize("fail_at", [{1}, {2}, {3, 4}, {1, 2, 3}, {9}, set(range(1, 30, 3))], ids=str)
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_out_of_memory_halves_the_tile(fail_at, multiple):
+    pixels, engine = picture(53, 71, 3), FakeEngine(multiple_of=multiple, fail_at=frozenset(fail_at))
+    np.testing.assert_array_equal(tiled(pixels, engine, 16), engine.whole(pixels))
+    assert len({shape[1] * shape[2] for shape in engine.shapes}) > 1, "nothing was halved"
+
+
+@pytest.mark.parametrize("max_pixels", [10_000, 2000, 500, 150])
+def test_tiles_shrink_until_they_fit(max_pixels):
+    pixels, engine = picture(61, 83), FakeEngine(halo=2, max_pixels=max_pixels)
+    np.testing.assert_array_equal(tiled(pixels, engine, 100), engine.whole(pixels))
+
+
+def test_the_other_side_is_cut_where_one_gains_nothing():
+    """20 rows with a halo of 30: fewer rows need all rows, fewer columns need fewer columns."""
+    pixels, engine = picture(20, 200), FakeEngine(halo=30, max_pixels=20 * 70)
+    np.testing.assert_array_equal(tiled(pixels, engine, 16), engine.whole(pixels))
+
+
+@pytest.mark.parametrize(("multiple", "smallest"), [(1, "5 x 5 px"), (16, "48 x 48 px")])
+def test_no_memory_at_all_is_said(multiple, smallest):
+    engine = FakeEngine(multiple_of=multiple, max_pixels=0)
+    with pytest.raises(MemoryError, match=rf"smallest tile, {smallest}; close other programs or use a smaller model"):
+        tiled(picture(80, 80), engine, 1 if multiple == 1 else 16)
+
+
+@pytest.mark.parametrize("made", [(3, 3), (1, 2), (2, 2)])
+def test_a_wrong_size_is_an_error(made):
+    pixels = picture(8, 8)
+
+    def compute(piece):
+        return piece.repeat(made[0], axis=0).repeat(made[1], axis=1)
+
+    bands = enlarge(Window((8, 8, 1), pixels.dtype, [pixels]), Grid(2, 1, 1), 8, compute)
+    if made == (2, 2):
+        assert next(bands).shape == (16, 16, 1)
+    else:
+        with pytest.raises(EngineError, match="not x2; its card is wrong"):
+            next(bands)
+
+
+def test_other_errors_of_an_engine_pass():
+    def compute(piece):
+        raise EngineError("gave NaN")
+
+    with pytest.raises(EngineError, match="gave NaN"):
+        next(enlarge(Window((8, 8, 1), np.dtype(np.uint8), [picture(8, 8)]), Grid(2, 1, 1), 8, compute))
+
+
+@pytest.mark.parametrize(("size", "tile"), [((1, 1), 8), ((53, 71), 16), ((20, 200), 7)])
+def test_done_hears_of_every_pixel_once(size, tile):
+    heard: list[int] = []
+    tiled(picture(*size), FakeEngine(), tile, done=heard.append)
+    assert sum(heard) == size[0] * size[1]
+
+
+@pytest.mark.parametrize("band", [1, 2, 7, 50])
+def test_a_window_gives_any_rows_downwards(band):
+    pixels = picture(50, 3)
+    bands = (pixels[top : top + band] for top in range(0, 50, band))
+    window = Window((50, 3, 1), pixels.dtype, bands)
+    draw = np.random.default_rng(band)
+    start = 0
+    while start < 50:
+        stop = start + int(draw.integers(1, 20))
+        expected = pixels[np.minimum(np.arange(start, stop), 49)]  # past the end the last row repeats
+        np.testing.assert_array_equal(window.rows(start, stop), expected)
+        start += int(draw.integers(0, 9))
+
+
+def test_a_window_keeps_no_more_than_it_must():
+    def bands():
+        for row in range(0, 100, 10):
+            taken.append(row)
+            yield np.full((10, 1, 1), row)
+
+    taken: list[int] = []
+    window = Window((100, 1, 1), np.dtype(int), bands())
+    window.rows(25, 35)
+    assert taken == [0, 10, 20, 30]
+    with pytest.raises(ShapeError, match="row 19 is gone; a window only moves down, and now begins at 20"):
+        window.rows(19, 25)
+
+
+def test_a_window_says_when_its_bands_end_early():
+    with pytest.raises(ShapeError, match="the bands end at row 4 of 9"):
+        Window((9, 1, 1), np.dtype(int), [np.zeros((4, 1, 1))]).rows(0, 9)
+
+
+def test_a_span_is_what_it_says():
+    assert plan(100, 200, Grid(4, 13, 16)) == [Span(0, 112, 0, 100)]

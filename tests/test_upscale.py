@@ -1,0 +1,384 @@
+"""The whole way, for one picture and for many."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import superfine
+from superfine import Job, ShapeError, UsageError
+from superfine.journal import JOURNAL_NAME
+from superfine.upscale import _Workshop
+
+Maker = Callable[..., Path]
+NEAREST = Job(model="nearest", scale=2)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Maker:
+    """Makes a small picture file of noise and returns its path."""
+
+    def make(name: str = "a.png", size: tuple[int, int] = (9, 13), seed: int = 0) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, lossless=True)
+        return path
+
+    return make
+
+
+def doubled(path: Path) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(path)).repeat(2, 0).repeat(2, 1)
+
+
+def statuses(report: superfine.Report) -> list[str]:
+    return [result.status for result in report.results]
+
+
+# ---- arrays
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 2), (5, 7, 3), (5, 7, 4), (1, 1, 3), (1, 40)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_arrays_come_back_in_kind(shape: tuple[int, ...], dtype: type) -> None:
+    unit = np.random.default_rng(1).random(shape)
+    image = (unit if dtype is np.float32 else unit * np.iinfo(dtype).max).astype(dtype)
+    for model in ("nearest", "fast"):
+        large = superfine.upscale(image, 2, model=model)
+        assert large.dtype == dtype
+        assert large.shape == (shape[0] * 2, shape[1] * 2, *shape[2:])
+    np.testing.assert_array_equal(superfine.upscale(image, 2, model="nearest"), image.repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize("scale", [1.1, 1.3, 2, 2.5, 3, 4, 5.7, 8, 16])
+def test_any_scale_gives_the_exact_size(scale: float) -> None:
+    large = superfine.upscale(np.full((11, 17, 3), 77, np.uint8), scale)
+    assert large.shape[:2] == (round(11 * scale), round(17 * scale))
+
+
+def test_a_fractional_size_is_the_network_then_one_resampling_in_float() -> None:
+    """Second witness: Pillow's antialiased bicubic from the network's own float output."""
+    noise = np.random.default_rng(2).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).resize((64, 48)))
+    network = superfine.load_model("fast", 2)(smooth[None].astype(np.float32) / np.float32(255))
+    planes = [Image.fromarray(network[..., c]).resize((96, 72), Image.Resampling.BICUBIC) for c in range(3)]
+    wanted = np.stack([np.asarray(plane) for plane in planes], -1).clip(0, 1) * 255
+    assert np.abs(superfine.upscale(smooth, 1.5) - wanted).max() < 0.51
+
+
+def test_chains_overshoot_least_and_are_shortest() -> None:
+    workshop = _Workshop(Job(model="fast"))
+    chains = {scale: workshop.factors((10, 10), (10 * scale, 10 * scale)) for scale in (2, 3, 4, 5, 6, 8, 9, 12, 16)}
+    assert chains == {2: (2,), 3: (3,), 4: (4,), 5: (2, 3), 6: (2, 3), 8: (2, 4), 9: (3, 3), 12: (3, 4), 16: (4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), r"want \(H, W\).*\(4, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), "empty side"),
+        (np.zeros((4,), np.uint8), r"got \(4,\)"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.full((4, 4, 3), 7, np.float32), "white level"),
+        (np.full((4, 4, 3), np.nan, np.float32), "nan"),
+    ],
+)
+def test_wrong_arrays_are_refused_with_words(image: npt.NDArray[np.generic], words: str) -> None:
+    with pytest.raises(ShapeError, match=words):
+        superfine.upscale(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": 0.5}, "0.5 would make pictures smaller"),
+        ({"scale": float("nan")}, "nan"),
+        ({"scale": 17}, "over 16"),
+        ({"scale": 2, "size": (4, 4)}, "not both"),
+        ({"quality": 0}, "outside 1 to 100"),
+        ({"memory_gb": 0}, "not above 0"),
+        ({"white": float("inf")}, "inf"),
+        ({"file_format": "bmp"}, "bmp"),
+    ],
+)
+def test_impossible_jobs_are_refused_with_words(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Job(**options)  # type: ignore[arg-type]
+
+
+def test_what_a_network_cannot_do_is_said() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(UsageError, match="restores without enlarging"):
+        superfine.upscale(image, 1)
+    with pytest.raises(UsageError, match="smaller than the picture's 8x8"):
+        superfine.upscale(image, size=(9, 7))
+    with pytest.raises(superfine.ModelError, match="no model 'foo'; there are fast"):
+        superfine.upscale(image, model="foo")
+    with pytest.raises(UsageError, match=r"needs 0\.\d+ GB, over the limit of 0.10; raise it with --memory 0\.\d"):
+        superfine.upscale(image, memory_gb=0.1)
+
+
+# ---- one file
+
+
+def test_a_lone_picture_goes_beside_its_source(picture: Maker) -> None:
+    source = picture("ä ö [1].png")
+    report = superfine.upscale_path(source, job=NEAREST)
+    assert statuses(report) == ["done"]
+    output = source.with_name("ä ö [1]_x2.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(output)), doubled(source))
+    assert {path.name for path in source.parent.iterdir()} == {source.name, output.name}
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        (Job(model="nearest", scale=1.5), "a_x1.5.png"),
+        (Job(model="nearest", size=(40, 50)), "a_50x40.png"),
+        (Job(model="nearest", scale=3, file_format="webp"), "a_x3.webp"),
+        (Job(model="fast-x4"), "a_x4.png"),
+    ],
+)
+def test_names_say_what_was_done(picture: Maker, job: Job, name: str) -> None:
+    source = picture()
+    report = superfine.upscale_path(source, job=job)
+    assert [result.output and result.output.name for result in report.results] == [name]
+    assert source.with_name(name).exists()
+
+
+def test_what_exists_is_not_overwritten(picture: Maker) -> None:
+    source = picture()
+    output = source.with_name("mine.png")
+    output.write_bytes(b"my own")
+    report = superfine.upscale_path(source, output, job=NEAREST)
+    assert statuses(report) == ["failed"]
+    assert "exists already; replace it with --overwrite" in report.failed[0].message
+    assert output.read_bytes() == b"my own"
+    assert statuses(superfine.upscale_path(source, output, job=NEAREST, overwrite=True)) == ["done"]
+    np.testing.assert_array_equal(np.asarray(Image.open(output)), doubled(source))
+
+
+def test_the_source_is_never_the_output(picture: Maker) -> None:
+    source = picture()
+    before = source.read_bytes()
+    link = source.with_name("link.png")
+    link.hardlink_to(source)
+    for output in (source, link):
+        report = superfine.upscale_path(source, output, job=NEAREST, overwrite=True)
+        assert "the source itself" in report.failed[0].message
+    assert source.read_bytes() == before
+
+
+def test_a_dry_run_tells_and_writes_nothing(picture: Maker) -> None:
+    source = picture(size=(100, 120))
+    (result,) = superfine.upscale_path(source, dry_run=True).results
+    assert (result.status, result.output_size, result.model) == ("planned", (200, 240), "fast-x2")
+    assert result.seconds > 0
+    assert 0.2 < result.memory_gb < 1
+    assert list(source.parent.iterdir()) == [source]
+
+
+# ---- folders
+
+
+def test_a_tree_is_mirrored_and_one_bad_file_neither_stops_nor_hides(picture: Maker, tmp_path: Path) -> None:
+    good = [picture(f"in/{name}", seed=seed) for seed, name in enumerate(("a.png", "sub/b.png", "sub/deep/c.webp"))]
+    (tmp_path / "in" / "sub" / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "in" / "notes.txt").write_text("left alone")
+    report = superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST)
+    assert (report.count("done"), report.count("failed"), report.ignored) == (3, 1, 1)
+    assert "bad.png: not a picture that superfine reads" in report.failed[0].message
+    for source in good:
+        output = tmp_path / "out" / source.relative_to(tmp_path / "in")
+        np.testing.assert_array_equal(np.asarray(Image.open(output)), doubled(source))
+    assert not (tmp_path / "out" / "notes.txt").exists()
+
+
+def test_a_second_run_does_only_what_is_new_or_changed(picture: Maker, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for seed in range(4):
+        picture(f"in/{seed}.png", seed=seed)
+
+    def again(job: Job = NEAREST, *, resume: bool = True) -> superfine.Report:
+        return superfine.upscale_path(tmp_path / "in", out, job=job, resume=resume)
+
+    assert statuses(again()) == ["done"] * 4
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    assert statuses(again()) == ["skipped"] * 4
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    picture("in/1.png", seed=9)
+    picture("in/4.png", seed=4)
+    (out / "2.png").unlink()
+    states = {result.source.stem: result.status for result in again().results}
+    assert states == {"0": "skipped", "1": "done", "2": "done", "3": "skipped", "4": "done"}
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "1.png")), doubled(tmp_path / "in" / "1.png"))
+    assert statuses(again(resume=False)) == ["done"] * 5
+    assert statuses(again(Job(model="nearest", scale=3))) == ["done"] * 5
+    (out / "0.png").write_bytes(b"edited by hand")
+    assert "exists already" in again().failed[0].message
+
+
+def test_outputs_never_collide(picture: Maker, tmp_path: Path) -> None:
+    names = ("in/a.png", "in/a.webp", "in/A.png", "more/a.png")
+    sources = [picture(name, seed=seed) for seed, name in enumerate(names)]
+    (tmp_path / "out").mkdir()
+    job = Job(model="nearest", scale=2, file_format="png")
+    report = superfine.upscale_path(sources, tmp_path / "out", job=job)
+    assert statuses(report) == ["done"] * 4
+    assert len({str(result.output).casefold() for result in report.results}) == 4
+    for result in report.results:
+        assert result.output is not None
+        np.testing.assert_array_equal(np.asarray(Image.open(result.output)), doubled(result.source))
+
+
+def test_an_output_folder_inside_its_source_is_not_enlarged_again(picture: Maker, tmp_path: Path) -> None:
+    picture("in/a.png")
+    for wanted in (["done"], ["skipped"]):
+        assert statuses(superfine.upscale_path(tmp_path / "in", tmp_path / "in" / "out", job=NEAREST)) == wanted
+    with pytest.raises(UsageError, match="output folder is the source folder"):
+        superfine.upscale_path(tmp_path / "in", tmp_path / "in", job=NEAREST)
+
+
+def test_no_source_of_a_run_is_replaced_by_it(picture: Maker, tmp_path: Path) -> None:
+    first, second = picture("one/a.png", seed=1), picture("two/a.png", seed=2)
+    before = first.read_bytes()
+    report = superfine.upscale_path([second, first], tmp_path / "one", job=NEAREST, overwrite=True)
+    assert first.read_bytes() == before
+    assert "source of this run" in report.failed[0].message
+
+
+def test_missing_folders_and_empty_ones_are_said(picture: Maker, tmp_path: Path) -> None:
+    source = picture("in/a.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="there is no such folder"):
+        superfine.upscale_path(source, tmp_path / "no" / "a.png", job=NEAREST)
+    with pytest.raises(UsageError, match="no picture in"):
+        superfine.upscale_path(tmp_path / "empty", job=NEAREST)
+    with pytest.raises(UsageError, match="nothing matches"):
+        superfine.upscale_path(tmp_path / "*.jpg", job=NEAREST)
+    with pytest.raises(UsageError, match="is a file, and several pictures need a folder"):
+        superfine.upscale_path([source, picture("in/b.png")], source, job=NEAREST)
+
+
+def test_a_glob_and_the_present_folder_work(
+    picture: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("in/a.png", "in/b.png"):
+        picture(name)
+    monkeypatch.chdir(tmp_path / "in")
+    assert statuses(superfine.upscale_path(".", job=NEAREST)) == ["done"] * 2
+    assert sorted(path.name for path in (tmp_path / "in_x2").glob("*.png")) == ["a.png", "b.png"]
+    assert statuses(superfine.upscale_path("*.png", job=NEAREST)) == ["done"] * 2
+    assert {path.name for path in (tmp_path / "in").glob("*.png")} == {"a.png", "a_x2.png", "b.png", "b_x2.png"}
+
+
+def test_progress_adds_up_whatever_happens(picture: Maker, tmp_path: Path) -> None:
+    for seed in range(3):
+        picture(f"in/{seed}.png", seed=seed)
+    (tmp_path / "in" / "3.png").write_bytes((tmp_path / "in" / "0.png").read_bytes()[:90])
+
+    class Counting(superfine.Progress):
+        total, told = 0.0, 0.0
+
+        def begin(self, weight: int) -> None:
+            self.total = weight
+
+        def advance(self, weight: float) -> None:
+            self.told += weight
+
+    for _ in range(2):
+        counting = Counting()
+        superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=Job(model="fast"), progress=counting)
+        assert counting.told == pytest.approx(counting.total)
+
+
+# ---- as a process
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "superfine", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_says_what_it_did_and_exits_as_promised(picture: Maker, tmp_path: Path) -> None:
+    source = picture()
+    done = run("upscale", source, "--model", "nearest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "13x9 -> 26x18" in done.stdout
+    failed = run("upscale", tmp_path / "none.png")
+    assert failed.returncode == 1
+    assert f"{tmp_path / 'none.png'}: there is no such file" in failed.stderr
+    wrong = run("upscale", source, "--scale", "0.3")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "superfine: --scale 0.3 would make pictures smaller; superfine enlarges, from 1 to 16\n"
+    lines = run("upscale", source, tmp_path / "none.png", "--model", "nearest", "--json", "--overwrite")
+    assert lines.returncode == 1
+    assert sorted(json.loads(line)["status"] for line in lines.stdout.splitlines()) == ["done", "failed"]
+
+
+def test_the_main_job_needs_no_socket_and_no_torch(picture: Maker) -> None:
+    source = picture()
+    code = (
+        "import sys\n"
+        "def audit(event, arguments):\n"
+        "    if event.startswith('socket.'): raise AssertionError(f'a socket was asked for: {event}')\n"
+        "sys.addaudithook(audit)\n"
+        "sys.modules['torch'] = None\n"
+        "import superfine\n"
+        f"assert superfine.upscale_path({str(source)!r}).count('done') == 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_loses_nothing(picture: Maker, tmp_path: Path) -> None:
+    """Killed again and again, each time with other pictures half written, it gets to the end."""
+    for seed in range(12):
+        picture(f"in/{seed:02}.png", size=(240, 250), seed=seed)
+    command = [sys.executable, "-m", "superfine", "upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    kills = 0
+    while True:
+        process = subprocess.Popen([*command, "--model", "nearest", "--json"], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        while line and json.loads(line)["status"] == "skipped":
+            line = process.stdout.readline()
+        # One new picture is reported; the next ones are being written.
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for output in (tmp_path / "out").glob("*.png"):
+            np.testing.assert_array_equal(np.asarray(Image.open(output)), doubled(tmp_path / "in" / output.name))
+        if not line:
+            break
+        kills += 1
+        assert kills <= 12
+    assert kills > 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*(f"{n:02}.png" for n in range(12)), JOURNAL_NAME}
+
+
+@pytest.mark.slow
+def test_control_c_ends_cleanly_and_the_same_command_goes_on(picture: Maker, tmp_path: Path) -> None:
+    for seed in range(30):
+        picture(f"in/{seed:02}.png", size=(240, 250), seed=seed)
+    command = [sys.executable, "-m", "superfine", "upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.startswith("superfine: stopped; what is finished stays")
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".part")]
+    finished = len(list((tmp_path / "out").glob("*.png")))
+    again = superfine.upscale_path(tmp_path / "in", tmp_path / "out")
+    assert (again.count("skipped"), again.count("done")) == (finished, 30 - finished)
