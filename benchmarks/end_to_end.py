@@ -55,7 +55,10 @@ def main() -> None:
     print(f"12 Mpx JPEG x2, inference alone          {statistics.median(alone):7.2f} s")
     print(f"  decode, enlarge, encode                {statistics.median(inside):7.2f} s")
     print(f"  ratio, run by run                      {statistics.median(np.divide(inside, alone)):7.2f}")
-    print(f"  as a process of its own                {statistics.median(whole):7.2f} s, peak {statistics.median(memory):.2f} GB")
+    print(
+        f"  as a process of its own                {statistics.median(whole):7.2f} s,"
+        f" peak {statistics.median(memory):.2f} GB"
+    )
     print(f"512x512 PNG x2, cold process             {statistics.median(cold):7.2f} s")
 
 
@@ -68,7 +71,12 @@ def seconds(work) -> float:  # type: ignore[no-untyped-def]
 def process(source: Path) -> tuple[float, float]:
     """(seconds, GB at the peak) of `superfine upscale` as a process."""
     started = time.perf_counter()
-    child = os.posix_spawn(sys.executable, [sys.executable, "-m", "superfine", "upscale", str(source), "--overwrite", "--json"], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "superfine", "upscale", str(source), "--overwrite", "--json"],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )
     _, status, usage = os.wait4(child, 0)
     if status:
         sys.exit(f"superfine failed on {source}")

@@ -46,7 +46,11 @@ def main() -> None:
         network.setModel(name.lower(), scale)
         contenders[f"OpenCV {name}"] = lambda network=network: network.upsample(rgb)
 
-    tiles = [np.ascontiguousarray(rgb[None, r : r + 384, c : c + 384]) for r in range(0, rgb.shape[0] - 383, 358) for c in range(0, rgb.shape[1] - 383, 358)]
+    tiles = [
+        np.ascontiguousarray(rgb[None, r : r + 384, c : c + 384])
+        for r in range(0, rgb.shape[0] - 383, 358)
+        for c in range(0, rgb.shape[1] - 383, 358)
+    ]
     if not tiles:
         sys.exit("the picture is smaller than 384 x 384; give a larger one with --picture")
 
@@ -62,14 +66,20 @@ def main() -> None:
             run()
             if turn:  # the first turn warms up
                 seconds[name].append((time.perf_counter() - started) / share[name] * 1e6)
-    print(f"{cpu_features()['name']}, {rgb.shape[1]}x{rgb.shape[0]} x{scale}, OpenVINO {ov.__version__[:8]}, OpenCV {cv2.__version__}, {given.runs} interleaved runs")
+    print(
+        f"{cpu_features()['name']}, {rgb.shape[1]}x{rgb.shape[0]} x{scale},"
+        f" OpenVINO {ov.__version__[:8]}, OpenCV {cv2.__version__}, {given.runs} interleaved runs"
+    )
     for name, times in seconds.items():
         ratios = [theirs / ours for theirs, ours in zip(times, seconds["superfine fast"], strict=True)]
-        print(f"{name:<46}{statistics.median(times) * 1e3:9.1f} ms/Mpx  {statistics.median(ratios):6.2f} x the time of fast")
+        print(
+            f"{name:<46}{statistics.median(times) * 1e3:9.1f} ms/Mpx"
+            f"  {statistics.median(ratios):6.2f} x the time of fast"
+        )
 
 
 def espcn_in_openvino(scale: int) -> Callable[[np.ndarray], object]:
-    """ESPCN's layers (arXiv:1609.05158: 64 of 5x5, 32 of 3x3, tanh) with our end and random weights: for its time only."""
+    """ESPCN's layers (arXiv:1609.05158: 64 of 5x5, 32 of 3x3, tanh), our end, random weights: for time only."""
     from superfine.engine import OpenVINOEngine
     from superfine.models import find_model
 
@@ -83,7 +93,10 @@ def espcn_in_openvino(scale: int) -> Callable[[np.ndarray], object]:
             for inputs, outputs, side, last in ((3, 64, 5, False), (64, 32, 3, False), (32, scale * scale, 3, True)):
                 weight = op.constant((draw.standard_normal((outputs, inputs, side, side)) * 0.05).astype(np.float32))
                 pad = [side // 2, side // 2]
-                y = op.add(op.convolution(y, weight, [1, 1], pad, pad, [1, 1]), op.constant(np.zeros((1, outputs, 1, 1), np.float32)))
+                y = op.add(
+                    op.convolution(y, weight, [1, 1], pad, pad, [1, 1]),
+                    op.constant(np.zeros((1, outputs, 1, 1), np.float32)),
+                )
                 y = y if last else op.tanh(y)
             tail.output(0).replace(y.output(0))
             self._graph.validate_nodes_and_infer_types()

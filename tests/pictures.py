@@ -44,14 +44,22 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(pixels: Array, *, bits: int = 8, colour: int | None = None, interlaced: bool = False, extra: bytes = b"") -> bytes:
+def png(
+    pixels: Array, *, bits: int = 8, colour: int | None = None, interlaced: bool = False, extra: bytes = b""
+) -> bytes:
     """pixels: (rows, cols, channels) whole levels of `bits`; `extra`: chunks before the pixels."""
     rows, cols, channels = pixels.shape
     colour = PNG_COLOUR[channels] if colour is None else colour
     header = struct.pack(">IIBBBBB", cols, rows, bits, colour, 0, 0, interlaced)
     passes = [pixels[r::dr, c::dc] for r, c, dr, dc in _ADAM7] if interlaced else [pixels]
     lines = b"".join(b"\0" + _packed(line, bits) for part in passes if part.size for line in part)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _packed(line: Array, bits: int) -> bytes:

@@ -34,7 +34,9 @@ def test_failure_leaves_the_old_file(tmp_path: Path, failure: type[BaseException
     assert left_in(tmp_path) == {"a"}
 
 
-@pytest.mark.parametrize("name", ["a[1].png", "a *?.png", "\u00e4\u5c0f.png", "a\nb.png", "x" * 255, "\u5c0f" * 83 + ".png", "."  + "y" * 200])
+@pytest.mark.parametrize(
+    "name", ["a[1].png", "a *?.png", "\u00e4\u5c0f.png", "a\nb.png", "x" * 255, "\u5c0f" * 83 + ".png", "." + "y" * 200]
+)
 def test_any_name(tmp_path: Path, name: str) -> None:
     """255 bytes are allowed, and the temporary name is longer than the name."""
     for content in (b"one", b"two"):
@@ -45,7 +47,13 @@ def test_any_name(tmp_path: Path, name: str) -> None:
 
 
 def test_left_overs_of_the_dead_go_and_others_stay(tmp_path: Path) -> None:
-    theirs = {f".b.png.{DEAD}.part", f".a.png.{os.getppid()}.part", f".a.png.{DEAD}.part.txt", ".a.png.x.part", "a.png.part"}
+    theirs = {
+        f".b.png.{DEAD}.part",
+        f".a.png.{os.getppid()}.part",
+        f".a.png.{DEAD}.part.txt",
+        ".a.png.x.part",
+        "a.png.part",
+    }
     for name in (f".a.png.{DEAD}.part", *theirs):
         (tmp_path / name).touch()
     with written_whole(tmp_path / "a.png") as part:
@@ -86,10 +94,10 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, target: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "out").symlink_to(target)
-    kind = os.stat(tmp_path / "out").st_mode
+    kind = (tmp_path / "out").stat().st_mode
     with pytest.raises(OSError, match="something that is not a file"), written_whole(tmp_path / "out") as part:
         part.touch()
-    assert os.stat(tmp_path / "out").st_mode == kind
+    assert (tmp_path / "out").stat().st_mode == kind
 
 
 def test_a_planted_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
@@ -108,7 +116,10 @@ def test_mode_is_that_of_a_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-JOB = "import sys, superfine; superfine.upscale_path(sys.argv[1], sys.argv[2], overwrite=True, job=superfine.Job(model='bicubic'))"
+JOB = """
+import sys, superfine
+superfine.upscale_path(sys.argv[1], sys.argv[2], overwrite=True, job=superfine.Job(model="bicubic"))
+"""
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -131,7 +142,7 @@ def test_kill_in_the_middle(tmp_path: Path, suffix: str) -> None:
 
 def test_folder_of_the_output_is_gone(tmp_path: Path) -> None:
     source = with_bytes(tmp_path / "a.png", png(noise(9, 13, 3)))
-    os.symlink(tmp_path / "nowhere" / "b.png", tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nowhere" / "b.png")
     result = run(source, tmp_path / "b.png")
     assert result.status == "failed"
     assert result.message == f"{tmp_path / 'b.png'}: can't be written: No such file or directory"

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
-from fakes import tiled
 
+from fakes import tiled
 from superfine.channels import bleed, for_channels
 from superfine.classical.resample import resize
 from superfine.engine import ClassicalEngine, load_model
 
 KINDS = [np.uint8, np.uint16, np.float32]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-each_engine = pytest.mark.parametrize("engine", [load_model("fast", 2), ClassicalEngine("lanczos", 3)], ids=["fast", "lanczos"])
+each_engine = pytest.mark.parametrize(
+    "engine", [load_model("fast", 2), ClassicalEngine("lanczos", 3)], ids=["fast", "lanczos"]
+)
 
 
 def white(kind):

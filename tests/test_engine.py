@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import model_of, tiled
 from scipy.signal import correlate
 
 import superfine.engine
+from fakes import model_of, tiled
 from superfine.classical.resample import resize
 from superfine.engine import ClassicalEngine, cpu_features, engine_state, load_model, open_engine
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
@@ -299,7 +299,11 @@ RGB = (1, 3, "h", "w")
         ([("Add", ["x", "z"], "y", {})], {"inputs": {"x": RGB, "z": RGB}}, "has 2 inputs and 1 outputs"),
         ([*SHUFFLE, ("Neg", ["x"], "z", {})], {"outputs": {"y": RGB, "z": RGB}}, "has 1 inputs and 2 outputs"),
         ([("Neg", ["x"], "y", {})], {"inputs": {"x": (1, 1, "h", "w")}}, r"its input is \(1, 1, \?, \?\)"),
-        ([("Neg", ["x"], "y", {})], {"inputs": {"x": (3, "h", "w")}, "outputs": {"y": (3, "h", "w")}}, r"its input is \(3"),
+        (
+            [("Neg", ["x"], "y", {})],
+            {"inputs": {"x": (3, "h", "w")}, "outputs": {"y": (3, "h", "w")}},
+            r"its input is \(3",
+        ),
         (
             [("ReduceSum", ["x", "axis"], "y", {})],
             {"outputs": {"y": (1, 1, "h", "w")}},

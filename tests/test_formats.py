@@ -286,7 +286,11 @@ REFUSED_TIFFS: dict[str, tuple[Array, dict[str, Any], str]] = {
     "Lab": (noise(9, 13, 3), {"photometric": "cielab"}, "its colours are CIELAB"),
     "five channels": (noise(9, 13, 5), {"photometric": "rgb", "planarconfig": "contig"}, "5 channels"),
     "two pages": (noise(2, 9, 13)[..., None], {"photometric": "minisblack"}, "a TIFF of 2 pages"),
-    "float over white": (noise(9, 13, 3, np.float32) * 2, {"photometric": "rgb"}, "outside 0 to 1; say .* --white LEVEL"),
+    "float over white": (
+        noise(9, 13, 3, np.float32) * 2,
+        {"photometric": "rgb"},
+        "outside 0 to 1; say .* --white LEVEL",
+    ),
     "float below 0": (noise(9, 13, 3, np.float32) - 1, {"photometric": "rgb"}, "float samples from -"),
     "NaN": (np.full((9, 13, 3), np.nan, np.float32), {"photometric": "rgb"}, "from nan to nan"),
 }
@@ -331,7 +335,9 @@ def test_alpha_is_never_dropped(tmp_path: Path) -> None:
 def test_png_to_webp_is_lossless(tmp_path: Path, channels: int) -> None:
     pixels = noise(9, 13, channels)
     output = enlarged(with_bytes(tmp_path / "a.png", png(pixels)), tmp_path / "b.webp")
-    np.testing.assert_array_equal(seen(output, "RGB" if channels < 4 else "RGBA"), doubled(pixels.repeat(3, 2) if channels == 1 else pixels))
+    np.testing.assert_array_equal(
+        seen(output, "RGB" if channels < 4 else "RGBA"), doubled(pixels.repeat(3, 2) if channels == 1 else pixels)
+    )
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif", ".heic"])

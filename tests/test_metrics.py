@@ -20,7 +20,9 @@ def pair(shape, noise, seed=0):
 @pytest.mark.parametrize("shape", [(40, 31), (12, 17, 3)])
 def test_psnr_against_scikit_image(shape, peak, noise):
     first, second = (peak * plane for plane in pair(shape, noise))
-    assert psnr(first, second, peak=peak) == pytest.approx(peak_signal_noise_ratio(second, first, data_range=peak), abs=1e-9)
+    assert psnr(first, second, peak=peak) == pytest.approx(
+        peak_signal_noise_ratio(second, first, data_range=peak), abs=1e-9
+    )
 
 
 def test_psnr_by_hand():

@@ -52,7 +52,9 @@ def test_a_card_comes_back_as_it_was(write):
         bytes_per_pixel=77, summary='a "quoted"\nline', colour="luma", parameters=12, licence="Apache-2.0",
         training_data="photos", recipe="recipes/x.toml", psnr={"Set5": 37.5}, protocol="Y",
     )  # fmt: skip
-    assert [name for name in asdict(card) if getattr(card, name) == getattr(Card(name="a", scale=1, halo=0), name)] == ["frames"]
+    assert [name for name in asdict(card) if getattr(card, name) == getattr(Card(name="a", scale=1, halo=0), name)] == [
+        "frames"
+    ]
     model = read_model(write(file_with(card_to_text(card))))
     assert model.card == card
     assert read_model(write(model.content)).sha256 == model.sha256
@@ -131,15 +133,32 @@ def test_a_file_without_a_card(write, content):
         (GOOD | {"sclae": 2, "hue": 1}, "its card has unknown hue, sclae; it was made by a newer superfine"),
         *[
             (GOOD | {name: value}, f"its card says {name} = .*, want a whole number from {low}")
-            for name, low in {"scale": 1, "halo": 0, "multiple_of": 1, "frames": 1, "tile": 1, "bytes_per_pixel": 1}.items()
+            for name, low in {
+                "scale": 1,
+                "halo": 0,
+                "multiple_of": 1,
+                "frames": 1,
+                "tile": 1,
+                "bytes_per_pixel": 1,
+            }.items()
             for value in (low - 1, True, 2.0, "2", None, [2], 10**10)
         ],
         *[
             (GOOD | {name: value}, f"its card says {name} = .*, which is of the wrong kind")
-            for name, value in {"name": 5, "fp32_end": 1, "psnr": [37.0], "summary": None, "licence": {}, "halo_kind": 3}.items()
+            for name, value in {
+                "name": 5,
+                "fp32_end": 1,
+                "psnr": [37.0],
+                "summary": None,
+                "licence": {},
+                "halo_kind": 3,
+            }.items()
         ],
         (GOOD | {"psnr": {"Set5": "much"}}, "its card says psnr = .*, want numbers of dB"),
-        *[(GOOD | {"name": name}, "its card says name = .*, want a name that can be printed") for name in ("", "a\x1b[2Jb")],
+        *[
+            (GOOD | {"name": name}, "its card says name = .*, want a name that can be printed")
+            for name in ("", "a\x1b[2Jb")
+        ],
         (GOOD | {"halo_kind": "rough"}, "its card says halo_kind = 'rough', want exact or practical"),
         (GOOD | {"frames": 3}, "wants 3 frames; this version enlarges single pictures"),
     ],
@@ -173,7 +192,9 @@ def test_a_family_a_member_and_a_file(tmp_path):
 
 
 def test_an_unknown_name_says_which_there_are():
-    with pytest.raises(ModelError, match=f"no model 'slow'; there are fast, fast-x2, .*{', '.join(CLASSICAL)}, and any .onnx"):
+    with pytest.raises(
+        ModelError, match=f"no model 'slow'; there are fast, fast-x2, .*{', '.join(CLASSICAL)}, and any .onnx"
+    ):
         find_model("slow")
 
 

@@ -10,8 +10,19 @@ from skimage.transform import resize as skimage_resize
 from superfine.classical.resample import KERNELS, matlab_resize, resize, resize_bands, taps
 from superfine.errors import ShapeError, UsageError
 
-PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
-SIZES = [((17, 23), (34, 46)), ((17, 23), (51, 69)), ((30, 40), (10, 10)), ((17, 23), (11, 31)), ((13, 9), (7, 20)), ((1, 1), (3, 4))]
+PILLOW = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+SIZES = [
+    ((17, 23), (34, 46)),
+    ((17, 23), (51, 69)),
+    ((30, 40), (10, 10)),
+    ((17, 23), (11, 31)),
+    ((13, 9), (7, 20)),
+    ((1, 1), (3, 4)),
+]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)
 each_size = pytest.mark.parametrize(("old", "new"), SIZES, ids=str)
 
@@ -110,7 +121,9 @@ def test_against_pillow(kernel, old, new):
 @pytest.mark.parametrize("new", [(22, 26), (33, 39), (17, 29)])
 def test_bilinear_against_scikit_image(new):
     picture = noise((11, 13))
-    np.testing.assert_allclose(resize(picture, new, "bilinear"), skimage_resize(picture, new, order=1, mode="edge"), atol=1e-12)
+    np.testing.assert_allclose(
+        resize(picture, new, "bilinear"), skimage_resize(picture, new, order=1, mode="edge"), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -208,7 +221,13 @@ def test_planes_and_channels_agree():
         (np.zeros(4), (8, 8), "bicubic", ShapeError, r"want \(H, W\) or \(H, W, C\)"),
         (np.zeros((0, 4)), (8, 8), "bicubic", ShapeError, "without an empty side"),
         (np.zeros((4, 4)), (0, 8), "bicubic", UsageError, "cannot resample to 0 x 8"),
-        (np.zeros((4, 4)), (8, 8), "cubic", UsageError, "no kernel 'cubic'; there are nearest, bilinear, bicubic, lanczos"),
+        (
+            np.zeros((4, 4)),
+            (8, 8),
+            "cubic",
+            UsageError,
+            "no kernel 'cubic'; there are nearest, bilinear, bicubic, lanczos",
+        ),
     ],
 )
 def test_wrong_input(picture, size, kernel, error, words):

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from fakes import FakeEngine, tiled
 
+from fakes import FakeEngine, tiled
 from superfine.errors import EngineError, ShapeError
 from superfine.tiles import Grid, Span, Window, enlarge, plan
 
@@ -22,7 +22,9 @@ def picture(rows: int, cols: int, channels: int = 1, seed: int = 0) -> np.ndarra
 
 @pytest.mark.parametrize(("multiple", "halo"), GRIDS)
 def test_every_plan_holds_its_promises(multiple, halo):
-    for size, tile in itertools.product([*range(1, 40), 41, 61, 64, 65, 97, 127, 128, 129, 200], [1, 3, 16, 31, 32, 64]):
+    for size, tile in itertools.product(
+        [*range(1, 40), 41, 61, 64, 65, 97, 127, 128, 129, 200], [1, 3, 16, 31, 32, 64]
+    ):
         spans = plan(size, tile, Grid(2, halo, multiple))
         padded, inner = up(size, multiple), up(tile, multiple)
         assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])], "a gap or an overlap"
@@ -53,7 +55,9 @@ def test_tiles_equal_the_whole(multiple, halo):
         if tile < 8 and rows * cols > 1000:  # thousands of tiles prove no more
             tile = 16
         pixels = picture(rows, cols, int(draw.integers(1, 5)))
-        np.testing.assert_array_equal(tiled(pixels, engine, tile, band=band), engine.whole(pixels), f"{rows}x{cols} {tile}")
+        np.testing.assert_array_equal(
+            tiled(pixels, engine, tile, band=band), engine.whole(pixels), f"{rows}x{cols} {tile}"
+        )
         assert len(set(engine.shapes)) == 1
 
 

@@ -1,7 +1,6 @@
 """The whole way, for one picture and for many."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -269,9 +268,7 @@ def test_missing_folders_and_empty_ones_are_said(picture: Maker, tmp_path: Path)
         superfine.upscale_path([source, picture("in/b.png")], source, job=NEAREST)
 
 
-def test_a_glob_and_the_present_folder_work(
-    picture: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_glob_and_the_present_folder_work(picture: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("in/a.png", "in/b.png"):
         picture(name)
     monkeypatch.chdir(tmp_path / "in")
@@ -370,7 +367,16 @@ def test_killed_at_any_moment_a_run_loses_nothing(picture: Maker, tmp_path: Path
 def test_control_c_ends_cleanly_and_the_same_command_goes_on(picture: Maker, tmp_path: Path) -> None:
     for seed in range(30):
         picture(f"in/{seed:02}.png", size=(240, 250), seed=seed)
-    command = [sys.executable, "-m", "superfine", "upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "superfine",
+        "upscale",
+        str(tmp_path / "in"),
+        "-o",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -378,7 +384,7 @@ def test_control_c_ends_cleanly_and_the_same_command_goes_on(picture: Maker, tmp
     _, said = process.communicate()
     assert process.returncode == 130
     assert said.startswith("superfine: stopped; what is finished stays")
-    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".part")]
+    assert not list((tmp_path / "out").glob(".*.part"))
     finished = len(list((tmp_path / "out").glob("*.png")))
     again = superfine.upscale_path(tmp_path / "in", tmp_path / "out")
     assert (again.count("skipped"), again.count("done")) == (finished, 30 - finished)

@@ -1,8 +1,8 @@
 """superfine: super-resolution that runs unplugged, loses nothing, and says what it did.
 
-    import superfine
-    large = superfine.upscale("photo.jpg", 2)            # an array
-    superfine.upscale_path("photos", "large")            # files: tree, metadata, alpha, resume
+import superfine
+large = superfine.upscale("photo.jpg", 2)            # an array
+superfine.upscale_path("photos", "large")            # files: tree, metadata, alpha, resume
 """
 
 from superfine.engine import Engine, load_model
@@ -44,3 +44,11 @@ __all__ = [
     "upscale",
     "upscale_path",
 ]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("superfine")
+    raise AttributeError(f"module 'superfine' has no attribute {name!r}")

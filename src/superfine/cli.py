@@ -5,7 +5,7 @@ import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -57,40 +57,66 @@ def _root(
     "   superfine upscale logo.png -o logo.webp --size 1920x1080"
 )
 def upscale(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="Pictures, folders or quoted globs.", show_default=False)],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC...", help="Pictures, folders or quoted globs.", show_default=False)
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A file for one picture, else a folder; beside the sources by default.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file for one picture, else a folder; beside the sources by default.",
+            show_default=False,
+        ),
     ] = None,
     scale: Annotated[
         float | None, typer.Option(help="Times each side, 1 to 16, fractions too; 2 by default.", show_default=False)
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="The exact size of the result instead, as it is seen.", show_default=False)
+        str | None,
+        typer.Option(metavar="WxH", help="The exact size of the result instead, as it is seen.", show_default=False),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="A network (see `superfine models`), an .onnx file with a card, nearest, bilinear, bicubic or lanczos.")
+        str,
+        typer.Option(
+            help="A network (see `superfine models`), an .onnx file with a card, nearest, bilinear, bicubic or lanczos."
+        ),
     ] = "auto",
     file_format: Annotated[
         str | None,
-        typer.Option("--format", help="png, jpg, webp, avif, tif, gif or heic, where -o names no file; the source's by default.", show_default=False),
+        typer.Option(
+            "--format",
+            help="png, jpg, webp, avif, tif, gif or heic, where -o names no file; the source's by default.",
+            show_default=False,
+        ),
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option(help="1 to 100 for lossy formats; by default JPEG 95, WebP 90 or lossless as the source, AVIF 85.", show_default=False),
+        typer.Option(
+            help="1 to 100 for lossy formats; by default JPEG 95, WebP 90 or lossless as the source, AVIF 85.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Skip what an earlier run finished; --no-resume does it again.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that no earlier run made.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say sizes, model, memory and time expected; write nothing.")] = False,
-    engine: Annotated[str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, directml, coreml.")] = "openvino",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say sizes, model, memory and time expected; write nothing.")
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, directml, coreml.")
+    ] = "openvino",
     precision: Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")] = "auto",
     memory: Annotated[
-        float | None, typer.Option(metavar="GB", help="Memory to stay below; half of the machine's by default.", show_default=False)
+        float | None,
+        typer.Option(metavar="GB", help="Memory to stay below; half of the machine's by default.", show_default=False),
     ] = None,
     white: Annotated[
-        float | None, typer.Option(metavar="LEVEL", help="The level of white in float TIFF; 1 by default.", show_default=False)
+        float | None,
+        typer.Option(metavar="LEVEL", help="The level of white in float TIFF; 1 by default.", show_default=False),
     ] = None,
-    max_megapixels: Annotated[float, typer.Option(help="Refuse sources with more pixels than this many millions.")] = 1000,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Refuse sources with more pixels than this many millions.")
+    ] = 1000,
     as_json: Json = False,
 ) -> None:
     """Enlarge pictures and folders of pictures."""
@@ -146,7 +172,9 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 
 @models_app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A network, a family of them, or an .onnx file.")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A network, a family of them, or an .onnx file.")], as_json: Json = False
+) -> None:
     """Show the whole card of a network."""
     from superfine.models import find_model
 
@@ -186,7 +214,17 @@ def _diagnosis() -> dict[str, dict[str, str]]:
         except PackageNotFoundError:
             return "not installed"
 
-    packages = ("superfine", "numpy", "openvino", "pyvips", "pyvips-binary", "av", "onnxruntime", "pillow-heif", "torch")
+    packages = (
+        "superfine",
+        "numpy",
+        "openvino",
+        "pyvips",
+        "pyvips-binary",
+        "av",
+        "onnxruntime",
+        "pillow-heif",
+        "torch",
+    )
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version(), "cores": str(cores())},
         "packages": {name: installed(name) for name in packages},

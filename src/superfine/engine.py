@@ -8,6 +8,7 @@ keeps no state between calls that a result could depend on.
 """
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,18 @@ from superfine.color import to_kind, to_unit
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.models import CLASSICAL, Model, find_model
 
-__all__ = ["ENGINES", "ClassicalEngine", "Engine", "NetworkEngine", "Precision", "cores", "cpu_features", "engine_state", "load_model", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "ClassicalEngine",
+    "Engine",
+    "NetworkEngine",
+    "Precision",
+    "cores",
+    "cpu_features",
+    "engine_state",
+    "load_model",
+    "open_engine",
+]
 
 Array = npt.NDArray[np.generic]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -52,7 +64,10 @@ class NetworkEngine(Protocol):
     model: Model
     name: str
     """The runtime and the device really in use, with the version."""
-    precision: str
+
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
+        """What the network runs in for pixels of this dtype."""
+        ...
 
     def __call__(self, pixels: Array) -> Array:
         """(1, h, w, 3) -> (scale*h, scale*w, 3) of the same dtype."""
@@ -92,8 +107,17 @@ class OpenVINOEngine:
             self._graph = _core().read_model(model.content, b"")
         except RuntimeError as error:
             raise ModelError(f"{model.source}: OpenVINO can't read it: {_first_line(error)}") from error
-        _check_ports(model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs])
+        _check_ports(
+            model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs]
+        )
         self._requests: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        # Requests own their memory: two threads with one engine take turns.
+        self._lock = threading.Lock()
+
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
+        """fp32 for more than 8 bits where the network has no fp32 end: bf16 would lose their lower half."""
+        deep = dtype != np.uint8 and not self.model.card.fp32_end
+        return "bf16" if self.precision == "bf16" and not deep else "fp32"
 
     def __call__(self, pixels: Array) -> Array:
         _check_given(pixels)
@@ -104,12 +128,14 @@ class OpenVINOEngine:
             if not np.isfinite(total):
                 raise EngineError(_NOT_FINITE.format(self.model.card.name))
             return output
-        # A network without an fp32 end would lose the lower half of 16 bits in bf16.
-        deep = pixels.dtype != np.uint8 and not self.model.card.fp32_end
-        first: Literal["bf16", "fp32"] = "fp32" if deep or self.precision == "fp32" else "bf16"
+        first = self.precision_for(pixels.dtype)
         return _in_kind(self.model, lambda unit, precision: self._infer(unit, precision)[0], pixels, first)
 
     def _infer(self, pixels: Array, precision: str) -> tuple[Array, float]:
+        with self._lock:
+            return self._infer_alone(pixels, precision)
+
+    def _infer_alone(self, pixels: Array, precision: str) -> tuple[Array, float]:
         request = self._request(pixels.dtype, pixels.shape, precision)
         try:
             request.infer({0: np.ascontiguousarray(pixels)}, share_inputs=True)
@@ -150,7 +176,6 @@ class OnnxRuntimeEngine:
         self.scale, self.halo = model.card.scale, model.card.halo
         self.multiple_of, self.frames = model.card.multiple_of, model.card.frames
         self.model = model
-        self.precision = "fp32"
         if provider not in runtime.get_available_providers():
             have = ", ".join(runtime.get_available_providers())
             raise EngineError(f"ONNX Runtime has no {provider} here, only {have}; use --engine openvino")
@@ -159,15 +184,22 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(model.content, options, providers=[provider])
-        except Exception as error:  # noqa: BLE001 - its errors have no common class of their own
+        except Exception as error:
             raise ModelError(f"{model.source}: ONNX Runtime can't load it: {_first_line(error)}") from error
         if self._session.get_providers()[0] != provider:
             raise EngineError(f"ONNX Runtime fell back from {provider} to {self._session.get_providers()[0]}")
         self.name = f"ONNX Runtime {runtime.__version__}, {provider.removesuffix('ExecutionProvider')}"
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        sides = [[[side if isinstance(side, int) else None for side in port.shape] for port in ports] for ports in (inputs, outputs)]
+        sides = [
+            [[side if isinstance(side, int) else None for side in port.shape] for port in ports]
+            for ports in (inputs, outputs)
+        ]
         _check_ports(model, *sides)
         self._input = inputs[0].name
+
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
+        """Always fp32."""
+        return "fp32"
 
     def __call__(self, pixels: Array) -> Array:
         _check_given(pixels)
@@ -177,8 +209,10 @@ class OnnxRuntimeEngine:
         planes = np.ascontiguousarray(unit.transpose(0, 3, 1, 2))
         try:
             output: Array = self._session.run(None, {self._input: planes})[0]
-        except Exception as error:  # noqa: BLE001 - its errors have no common class of their own
-            raise _memory_or(error, EngineError(f"{self.model.card.name}: ONNX Runtime: {_first_line(error)}")) from error
+        except Exception as error:
+            raise _memory_or(
+                error, EngineError(f"{self.model.card.name}: ONNX Runtime: {_first_line(error)}")
+            ) from error
         enlarged = np.ascontiguousarray(output.transpose(0, 2, 3, 1))  # (1, scale*h, scale*w, 3)
         _check_made(self.model, unit.shape, enlarged.shape)
         result: Array = enlarged[0]
@@ -195,7 +229,9 @@ ENGINES: dict[str, str | None] = {
 }
 
 
-def open_engine(model: Model, engine: str = "openvino", precision: Precision = "auto", threads: int | None = None) -> NetworkEngine:
+def open_engine(
+    model: Model, engine: str = "openvino", precision: Precision = "auto", threads: int | None = None
+) -> NetworkEngine:
     """Run a model on an engine of `ENGINES`.
 
     Raises EngineError where the wish can't be met (nothing else is taken instead),
@@ -284,7 +320,7 @@ def _check_given(pixels: Array) -> None:
 
 
 def _check_made(model: Model, given: tuple[int, ...], made: tuple[int, ...]) -> None:
-    """given: (1, h, w, 3), made: (1, rows, cols, channels). Raises ModelError where the card and the network disagree."""
+    """given: (1, h, w, 3), made: (1, rows, cols, channels). Raises ModelError where the card is wrong."""
     scale = model.card.scale
     if made != (1, given[1] * scale, given[2] * scale, 3):
         wrong = f"makes {made[1:]} of {given[1:]}, which is not the x{scale} of its card"
@@ -362,7 +398,9 @@ def _onnxruntime(provider: str) -> Any:
 def _memory_or(error: BaseException, other: Exception) -> BaseException:
     """Whatever a runtime calls it, out of memory is MemoryError, so that the tile is halved."""
     text = str(error).lower()
-    short = any(word in text for word in ("bad_alloc", "bad alloc", "out of memory", "failed to allocate", "could not allocate"))
+    short = any(
+        word in text for word in ("bad_alloc", "bad alloc", "out of memory", "failed to allocate", "could not allocate")
+    )
     return MemoryError(_first_line(error)) if short else other
 
 

@@ -22,6 +22,7 @@ _DESCRIPTIVE: Final = frozenset(
 )
 _MAGIC: Final = b"Exif\0\0"
 _LARGEST: Final = 16_000_000
+_FARTHEST: Final = 2**62
 _MOST_TAGS: Final = 4096
 # Kind -> bytes of a value, and of the numbers it consists of (rationals are two).
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -51,6 +52,8 @@ def tiff_block(path: Path) -> Block:
     with path.open("rb") as file:
 
         def read(place: int, count: int) -> bytes:
+            if place > _FARTHEST:
+                return b""
             file.seek(place)
             return file.read(count)
 

@@ -282,8 +282,11 @@ def _with_metadata(image: Any, origin: Any, like: Picture, shape: Shape) -> Any:
     kinds = _vips().GValue
     if like.format.name == "tiff" and (exif := pack_exif(_exif(origin, like))):
         image.set_type(kinds.blob_type, "exif-data", exif)
-    # Last, since EXIF brings the old one.
-    image.set_type(kinds.gint_type, "orientation", like.orientation)
+    if image.get_typeof("exif-data") or like.orientation != 1:
+        # Last, since EXIF brings the old one.
+        image.set_type(kinds.gint_type, "orientation", like.orientation)
+    else:
+        image.remove("orientation")  # or libvips makes up EXIF around it
     return image
 
 
@@ -534,7 +537,7 @@ def _open_heic(path: Path) -> Any:
         file = heif.open_heif(path, convert_hdr_to_8bit=False)
         pixels = np.asarray(file)
     except (ValueError, RuntimeError, EOFError, OSError) as error:
-        raise SourceError(f"{path}: damaged or cut off: {error}") from error
+        raise SourceError(f"{path}: damaged or cut off: {_reason(error)}") from error
     grey = pixels.ndim == 2 or pixels.shape[2] < 3
     deep = pixels.dtype == _U16
     colours = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")

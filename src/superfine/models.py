@@ -117,7 +117,9 @@ def _checked(content: bytes, source: str) -> Model:
     except (IndexError, UnicodeDecodeError, ValueError) as error:
         raise ModelError(f"{source}: not an ONNX file, or cut off") from error
     if "superfine" not in metadata:
-        raise ModelError(f"{source}: has no superfine card, so its scale and halo aren't known; export it with superfine")
+        raise ModelError(
+            f"{source}: has no superfine card, so its scale and halo aren't known; export it with superfine"
+        )
     try:
         given = json.loads(metadata["superfine"])
     except (ValueError, RecursionError) as error:

@@ -59,7 +59,11 @@ class Terminal(Progress):
         for result in report.results:
             if result.status == "planned" or (result.status == "done" and len(report.results) == 1):
                 print(_line(result))  # noqa: T201 - this is what the command says
-        parts = [f"{report.count(status)} {status}" for status in ("done", "planned", "skipped", "failed") if report.count(status)]
+        parts = [
+            f"{report.count(status)} {status}"
+            for status in ("done", "planned", "skipped", "failed")
+            if report.count(status)
+        ]
         if len(report.results) > 1:
             other = f"; {report.ignored} other files left alone" if report.ignored else ""
             print(f"{', '.join(parts)} in {time.monotonic() - self._started:.1f} s{other}")  # noqa: T201

@@ -135,7 +135,9 @@ def _tile(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[A
         return _halves(strip, rows, cols, grid, compute)
     s = grid.scale
     if large.shape[:2] != (piece.shape[0] * s, piece.shape[1] * s):
-        raise EngineError(f"the engine made {large.shape[:2]} of {piece.shape[:2]}, which is not x{s}; its card is wrong")
+        raise EngineError(
+            f"the engine made {large.shape[:2]} of {piece.shape[:2]}, which is not x{s}; its card is wrong"
+        )
     return large[
         (rows.start - rows.outer_start) * s : (rows.stop - rows.outer_start) * s,
         (cols.start - cols.outer_start) * s : (cols.stop - cols.outer_start) * s,

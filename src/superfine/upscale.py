@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -29,7 +29,7 @@ from superfine.channels import for_channels
 from superfine.classical.resample import resize_bands
 from superfine.color import KINDS, to_kind, to_unit
 from superfine.engine import Engine, NetworkEngine, Precision, open_engine
-from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
+from superfine.errors import OutputError, ShapeError, SuperfineError, UsageError
 from superfine.image import FORMATS, MAX_MEGAPIXELS, Picture, format_of, open_picture, save_picture
 from superfine.journal import Journal, stamp
 from superfine.models import CLASSICAL, Model, find_model
@@ -75,7 +75,9 @@ class Job:
         if self.scale is not None and self.size is not None:
             raise UsageError("give --scale or --size, not both")
         if self.scale is not None and not self.scale >= 1:
-            raise UsageError(f"--scale {self.scale:g} would make pictures smaller; superfine enlarges, from 1 to {MAX_SCALE}")
+            raise UsageError(
+                f"--scale {self.scale:g} would make pictures smaller; superfine enlarges, from 1 to {MAX_SCALE}"
+            )
         if self.scale is not None and self.scale > MAX_SCALE:
             raise UsageError(f"--scale {self.scale:g} is over {MAX_SCALE}; run superfine on its result for more")
         if self.quality is not None and not 1 <= self.quality <= 100:
@@ -307,7 +309,7 @@ class _Workshop:
     def engine(self, scale: int) -> NetworkEngine:
         """The engine for one of the models."""
         if scale not in self._engines:
-            self._engines[scale] = open_engine(self.models[scale], self.job.engine, self.job.precision)
+            self._engines[scale] = _warm(self.models[scale], self.job.engine, self.job.precision)
         return self._engines[scale]
 
     def factors(self, size: Size, target: Size) -> tuple[int, ...]:
@@ -316,7 +318,9 @@ class _Workshop:
         if self.name in CLASSICAL:
             return ()
         if need == 1 and 1 not in self.models:
-            raise UsageError(f"--scale 1 restores without enlarging, and {self.name!r} has no network for that; give 2 or more")
+            raise UsageError(
+                f"--scale 1 restores without enlarging, and {self.name!r} has no network for that; give 2 or more"
+            )
         usable = sorted(scale for scale in self.models if scale > 1 or need == 1)
         if need == 1:
             return (1,)
@@ -344,8 +348,8 @@ class _Workshop:
                 return _Route(target, engines, tiles, kernel, needed)
             if all(tile == _SMALLEST_TILE for tile in tiles):
                 raise UsageError(
-                    f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.2f} GB, over the limit of"
-                    f" {limit / 1e9:.2f}; raise it with --memory {math.ceil(needed / 1e8) / 10:g}"
+                    f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.2f} GB,"
+                    f" over the limit of {limit / 1e9:.2f}; raise it with --memory {math.ceil(needed / 1e8) / 10:g}"
                 )
             share /= 1.25
 
@@ -358,6 +362,12 @@ class _Workshop:
             "job": [self.job.label, self.job.engine, self.job.precision, self.job.quality, self.job.white],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def _warm(model: Model, engine: str, precision: Precision) -> NetworkEngine:
+    """An engine that stays open between calls, so that only the first picture waits for it."""
+    return open_engine(model, engine, precision)
 
 
 def _memory(
@@ -395,7 +405,9 @@ def _check_pixels(pixels: Array) -> None:
     if pixels.dtype not in KINDS:
         raise ShapeError(f"want uint8, uint16 or float32 in 0..1, got {pixels.dtype}")
     if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ShapeError(f"float pixels reach from {pixels.min():g} to {pixels.max():g}; divide by their white level first")
+        raise ShapeError(
+            f"float pixels reach from {pixels.min():g} to {pixels.max():g}; divide by their white level first"
+        )
 
 
 # ---- which pictures, and where to
@@ -481,7 +493,7 @@ def _glob(source: Path) -> list[Path]:
     if any(letter in str(source) for letter in "*?[") and not source.exists():
         import glob
 
-        found = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]
+        found = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute patterns
         if not found:
             raise UsageError(f"{source}: nothing matches")
         return found
@@ -583,7 +595,9 @@ class _Run:
         self._may_write(item, journal)
         dtype, notes = _output_dtype(picture, entry.dtypes, entry.name)
         if picture.alpha and not entry.alpha:
-            raise UsageError(f"{item.source}: has alpha, which {entry.name.upper()} can't hold; write PNG, WebP, AVIF or TIFF")
+            raise UsageError(
+                f"{item.source}: has alpha, which {entry.name.upper()} can't hold; write PNG, WebP, AVIF or TIFF"
+            )
         target = job.target(picture.size, sideways=picture.sideways)
         held = 0 if picture.streams else picture.bytes
         held += 0 if entry.streams else target[0] * target[1] * picture.shape[2] * dtype.itemsize
@@ -596,7 +610,13 @@ class _Run:
         self._start(item, picture, route, dtype, result, before)
 
     def _start(
-        self, item: _Item, picture: Picture, route: _Route, dtype: np.dtype[Any], result: Result, before: tuple[int, int]
+        self,
+        item: _Item,
+        picture: Picture,
+        route: _Route,
+        dtype: np.dtype[Any],
+        result: Result,
+        before: tuple[int, int],
     ) -> None:
         started = time.perf_counter()
         shape = (*route.target, picture.shape[2])
@@ -607,10 +627,12 @@ class _Run:
                 journal = self._journal(item.journal)
                 journal.add(journal.entry(item.source, before, item.output, stamp(part), self._workshop.fingerprint))
 
-        with _ahead(picture.bands()) as bands:
+        with _Ahead(picture.bands()) as bands:
             source = Window(picture.shape, picture.dtype, bands)
             encoding = _Encoding(
-                lambda rows: save_picture(item.output, rows, shape, dtype, like=picture, quality=job.quality, whole=note)
+                lambda rows: save_picture(
+                    item.output, rows, shape, dtype, like=picture, quality=job.quality, whole=note
+                )
             )
             try:
                 encoding.start()
@@ -658,7 +680,9 @@ class _Run:
         if item.output.samefile(item.source):
             raise OutputError(f"{item.output}: the output is the source itself; choose another name with -o")
         if not self._overwrite and not (journal is not None and journal.made(item.output)):
-            raise OutputError(f"{item.output}: exists already; replace it with --overwrite or choose another name with -o")
+            raise OutputError(
+                f"{item.output}: exists already; replace it with --overwrite or choose another name with -o"
+            )
 
     def _describe(self, item: _Item, picture: Picture, route: _Route, notes: tuple[str, ...]) -> Result:
         engines = [self._workshop.engine(engine.scale) for engine in route.engines]
@@ -673,7 +697,7 @@ class _Run:
             output_size=route.target,
             model=" then ".join(engine.model.card.name for engine in engines) or self._workshop.name,
             engine=engines[0].name if engines else "superfine",
-            precision=engines[0].precision if engines else "fp32",
+            precision=engines[0].precision_for(self._network_dtype(picture, route)) if engines else "fp32",
             memory_gb=round(route.memory / 1e9, 2),
             notes=notes,
         )
@@ -700,9 +724,7 @@ def _failure(item: _Item, error: BaseException) -> Result:
     return Result(item.source, item.output, "failed", words if named else f"{item.source}: {words}")
 
 
-def _output_dtype(
-    picture: Picture, held: Sequence[np.dtype[Any]], name: str
-) -> tuple[np.dtype[Any], tuple[str, ...]]:
+def _output_dtype(picture: Picture, held: Sequence[np.dtype[Any]], name: str) -> tuple[np.dtype[Any], tuple[str, ...]]:
     """The deepest dtype that the output format shares with the picture, and what to say where it is less."""
     fitting = [dtype for dtype in held if dtype.itemsize <= picture.dtype.itemsize]
     dtype = picture.dtype if picture.dtype in held else max(fitting, key=lambda kind: kind.itemsize)
@@ -772,7 +794,7 @@ class _StoppedError(Exception):
     """The run gave this file up."""
 
 
-class _ahead:
+class _Ahead:
     """Reads one item further than it is asked for, in a thread of its own."""
 
     def __init__(self, items: Iterator[Array]) -> None:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from superfine.errors import SuperfineError
 from superfine.train.config import read_recipe
 from superfine.train.loop import train
 
@@ -12,4 +13,15 @@ parser.add_argument("recipe", type=Path)
 parser.add_argument("--data", type=Path, required=True, help="the folder that holds the recipe's folders of pictures")
 parser.add_argument("--run", type=Path, help="where the state is kept; default: runs/NAME")
 given = parser.parse_args()
-train(read_recipe(given.recipe), given.data, given.run or Path("runs") / given.recipe.stem, say=lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def say(line: str) -> None:
+    """One line of progress, at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+try:
+    train(read_recipe(given.recipe), given.data, given.run or Path("runs") / given.recipe.stem, say=say)
+except SuperfineError as error:
+    parser.exit(1, f"{error}\n")

@@ -43,7 +43,9 @@ class TrainConfig:
     """A state file of another run whose fitting weights are the start (another scale's, say)."""
 
     def __post_init__(self) -> None:
-        choices = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items() if get_origin(hint) is Literal}
+        choices = {
+            name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items() if get_origin(hint) is Literal
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"{name} = {getattr(self, name)!r}; want {' or '.join(map(repr, allowed))}")

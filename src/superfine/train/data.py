@@ -48,7 +48,9 @@ def load_pairs(root: Path, config: TrainConfig, *, held_out: bool = False) -> li
     """
     pairs = list(_pairs(root, config, held_out))
     if not pairs:
-        raise TrainingError(f"no picture of {config.patch * config.scale} px or more in {root}: {', '.join(config.folders)}")
+        raise TrainingError(
+            f"no picture of {config.patch * config.scale} px or more in {root}: {', '.join(config.folders)}"
+        )
     return pairs
 
 
@@ -63,7 +65,11 @@ def _pairs(root: Path, config: TrainConfig, held_out: bool) -> Iterator[Pair]:
                 rows, cols = (int(side * size) // config.scale for side in whole.shape[:2])
                 if min(rows, cols) < smallest:
                     continue
-                reduced = whole if size == 1 else matlab_resize(whole, (int(whole.shape[0] * size), int(whole.shape[1] * size)))
+                reduced = (
+                    whole
+                    if size == 1
+                    else matlab_resize(whole, (int(whole.shape[0] * size), int(whole.shape[1] * size)))
+                )
                 hr = np.ascontiguousarray(reduced[: rows * config.scale, : cols * config.scale])
                 yield Pair(f"{folder}/{path.name}@{size:g}", matlab_resize(hr, (rows, cols)), hr)
 

@@ -40,7 +40,9 @@ def train(config: TrainConfig, root: Path, run: Path, *, say: Callable[[str], No
     for step in range(state.step + 1, config.steps + 1):
         loss = train_step(state, pairs, config, step)
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {step}; lower learning_rate, or look at the pictures of that step")
+            raise TrainingError(
+                f"the loss is {loss} at step {step}; lower learning_rate, or look at the pictures of that step"
+            )
         total, seen = total + loss, seen + 1
         if step % config.validate_every == 0 or step == config.steps:
             per_step = (time.monotonic() - started) / (step - first)

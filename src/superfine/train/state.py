@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,13 @@ def resume(path: Path, config: TrainConfig) -> State | None:
     content = _read(path)
     now = asdict(config)
     # Only the run's length may change between two calls.
-    moved = sorted(name for name in now if name not in ("steps", "threads") and content["config"].get(name) != now[name])
+    moved = sorted(
+        name for name in now if name not in ("steps", "threads") and content["config"].get(name) != now[name]
+    )
     if moved:
-        raise TrainingError(f"{path} was made with another {', '.join(moved)}; choose another run folder or undo the change")
+        raise TrainingError(
+            f"{path} was made with another {', '.join(moved)}; choose another run folder or undo the change"
+        )
     state = begin(config)
     state.net.load_state_dict(content["net"])
     state.ema.load_state_dict(content["ema"])
@@ -82,10 +87,14 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """What `save` wrote. A file of another kind is refused before anything in it is unpickled."""
+    wrong = TrainingError(f"{path}: is not the state of a run, or is cut off; give another, or remove it to begin anew")
     try:
+        if not zipfile.is_zipfile(path):
+            raise wrong
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{path}: can't be read as the state of a run: {str(error).splitlines()[0]}") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise wrong from error
     if not (isinstance(content, dict) and {"config", "step", "net", "ema", "optimizer", "random"} <= set(content)):
-        raise TrainingError(f"{path}: is not the state of a run")
+        raise wrong
     return dict(content)

@@ -23,16 +23,16 @@ class Net(nn.Module):
 
 
 class CollapsibleConv(nn.Module):
-    """A 3x3 convolution trained as 3x3 expansion, 1x1 projection and, where it fits, identity.
+    """A 3x3 convolution trained as 3x3 expansion, 1x1 projection and, where asked, identity.
 
     All three are linear, so they are multiplied into one 3x3 kernel at each step:
     training costs what the folded network costs.
     Source: SESR, Bhardwaj et al. 2022, arXiv:2103.09404.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, expansion: int, gain: float = 1.0) -> None:
+    def __init__(self, inputs: int, outputs: int, *, expansion: int, identity: bool, gain: float = 1.0) -> None:
         super().__init__()
-        self.identity = inputs == outputs
+        self.identity = identity
         self.expand = nn.Parameter(torch.randn(expansion, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5)
         self.project = nn.Parameter(torch.randn(outputs, expansion) * gain * expansion**-0.5)
         self.bias = nn.Parameter(torch.zeros(outputs))

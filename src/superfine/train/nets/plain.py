@@ -27,11 +27,11 @@ class Plain(Net):
         super().__init__()
         self.scale = scale
         self.base = BicubicBase(scale)
-        self.head = CollapsibleConv(1, channels, expansion=_EXPANSION)
+        self.head = CollapsibleConv(1, channels, expansion=_EXPANSION, identity=False)
         self.body = nn.ModuleList(
-            CollapsibleConv(channels, channels, expansion=_EXPANSION, gain=0.3) for _ in range(depth)
+            CollapsibleConv(channels, channels, expansion=_EXPANSION, identity=True, gain=0.3) for _ in range(depth)
         )
-        self.tail = CollapsibleConv(channels, scale * scale, expansion=_EXPANSION, gain=0.1)
+        self.tail = CollapsibleConv(channels, scale * scale, expansion=_EXPANSION, identity=False, gain=0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         luma = x if x.shape[1] == 1 else (x * x.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
