@@ -105,7 +105,10 @@ def test_without_a_residual_it_is_bicubic(card, scale):
 def test_a_folded_block_is_its_three_parts(inputs, outputs):
     """Expansion, projection and identity one after another, in double."""
     torch.manual_seed(0)
-    block, pixels = CollapsibleConv(inputs, outputs, expansion=32, identity=inputs == outputs).double(), torch.rand(1, inputs, 9, 9).double()
+    block, pixels = (
+        CollapsibleConv(inputs, outputs, expansion=32, identity=inputs == outputs).double(),
+        torch.rand(1, inputs, 9, 9).double(),
+    )
     with torch.no_grad():
         block.bias.normal_()
     wide = torch.nn.functional.conv2d(pixels, block.expand, padding=1)

@@ -1,6 +1,7 @@
 """The whole way, for one picture and for many."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 import superfine
 from superfine import Job, ShapeError, UsageError
 from superfine.journal import JOURNAL_NAME
-from superfine.upscale import _Workshop
+from superfine.route import Workshop
 
 Maker = Callable[..., Path]
 NEAREST = Job(model="nearest", scale=2)
@@ -75,7 +76,7 @@ def test_a_fractional_size_is_the_network_then_one_resampling_in_float() -> None
 
 
 def test_chains_overshoot_least_and_are_shortest() -> None:
-    workshop = _Workshop(Job(model="fast"))
+    workshop = Workshop(Job(model="fast"))
     chains = {scale: workshop.factors((10, 10), (10 * scale, 10 * scale)) for scale in (2, 3, 4, 5, 6, 8, 9, 12, 16)}
     assert chains == {2: (2,), 3: (3,), 4: (4,), 5: (2, 3), 6: (2, 3), 8: (2, 4), 9: (3, 3), 12: (3, 4), 16: (4, 4)}
 
@@ -276,6 +277,24 @@ def test_a_glob_and_the_present_folder_work(picture: Maker, tmp_path: Path, monk
     assert sorted(path.name for path in (tmp_path / "in_x2").glob("*.png")) == ["a.png", "b.png"]
     assert statuses(superfine.upscale_path("*.png", job=NEAREST)) == ["done"] * 2
     assert {path.name for path in (tmp_path / "in").glob("*.png")} == {"a.png", "a_x2.png", "b.png", "b_x2.png"}
+
+
+def test_names_that_no_encoding_knows_and_circles_of_links(picture: Maker, tmp_path: Path) -> None:
+    picture("in/a.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/gr\xfc.png"))
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    for wanted in ("done", "skipped"):
+        report = superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST)
+        assert [report.count(wanted), report.count("failed")] == [1, 1]
+    assert "loop.png: can't be read" in report.failed[0].message
+    said = run("upscale", tmp_path / "in", "-o", tmp_path / "again", "--model", "nearest", "--json")
+    assert "gr\\udcfc.png" in said.stdout
+
+
+@pytest.mark.parametrize(("name", "bits"), [("a.avif", 12), ("a.jpg", 8), ("a.webp", 8)])
+def test_bits_that_a_format_cannot_hold_are_said(tmp_path: Path, name: str, bits: int) -> None:
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "deep.png")
+    (result,) = superfine.upscale_path(tmp_path / "deep.png", tmp_path / name, job=NEAREST).results
+    assert result.notes == (f"16 bits a sample become {bits} in {name[2:].upper().replace('JPG', 'JPEG')}",)
 
 
 def test_progress_adds_up_whatever_happens(picture: Maker, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from superfine.errors import (
     UsageError,
 )
 from superfine.models import Card, Model, list_models
-from superfine.upscale import Job, Progress, Report, Result, upscale, upscale_path
+from superfine.route import Job
+from superfine.upscale import Progress, Report, Result, upscale, upscale_path
 
 __all__ = [
     "Card",

@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -29,6 +30,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for eac
 
 def main() -> None:
     """Run the command line; errors become one sentence and exit status 1, wrong usage 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold bytes that no encoding knows; a name is never a reason to stop.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UsageError as error:
@@ -120,7 +125,8 @@ def upscale(
     as_json: Json = False,
 ) -> None:
     """Enlarge pictures and folders of pictures."""
-    from superfine.upscale import Job, upscale_path
+    from superfine.route import Job
+    from superfine.upscale import upscale_path
 
     if precision not in ("auto", "bf16", "fp32"):
         raise UsageError(f"--precision {precision!r} is none of auto, bf16, fp32")

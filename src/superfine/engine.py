@@ -197,7 +197,7 @@ class OnnxRuntimeEngine:
         _check_ports(model, *sides)
         self._input = inputs[0].name
 
-    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:  # noqa: ARG002 - the protocol's
         """Always fp32."""
         return "fp32"
 

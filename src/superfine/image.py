@@ -49,6 +49,8 @@ class Format:
     name: str
     suffixes: tuple[str, ...]
     dtypes: tuple[np.dtype[Any], ...]
+    bits: int
+    """The most that a sample can have."""
     alpha: bool
     turns: bool
     """Readers honour the orientation tag; elsewhere the pixels are turned before."""
@@ -59,13 +61,13 @@ class Format:
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("png", (".png",), (_U8, _U16), alpha=True, turns=True, streams=True),
-        Format("jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), (_U8,), alpha=False, turns=True, streams=True),
-        Format("webp", (".webp",), (_U8,), alpha=True, turns=True),
-        Format("avif", (".avif",), (_U8, _U16), alpha=True, turns=False),
-        Format("tiff", (".tif", ".tiff"), (_U8, _U16, _F32), alpha=True, turns=True, streams=True),
-        Format("gif", (".gif",), (_U8,), alpha=True, turns=False),
-        Format("heic", (".heic", ".heif"), (_U8, _U16), alpha=True, turns=False),
+        Format("png", (".png",), (_U8, _U16), bits=16, alpha=True, turns=True, streams=True),
+        Format("jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), (_U8,), bits=8, alpha=False, turns=True, streams=True),
+        Format("webp", (".webp",), (_U8,), bits=8, alpha=True, turns=True),
+        Format("avif", (".avif",), (_U8, _U16), bits=12, alpha=True, turns=False),
+        Format("tiff", (".tif", ".tiff"), (_U8, _U16, _F32), bits=32, alpha=True, turns=True, streams=True),
+        Format("gif", (".gif",), (_U8,), bits=8, alpha=True, turns=False),
+        Format("heic", (".heic", ".heif"), (_U8, _U16), bits=10, alpha=True, turns=False),
     )
 }
 
@@ -282,11 +284,8 @@ def _with_metadata(image: Any, origin: Any, like: Picture, shape: Shape) -> Any:
     kinds = _vips().GValue
     if like.format.name == "tiff" and (exif := pack_exif(_exif(origin, like))):
         image.set_type(kinds.blob_type, "exif-data", exif)
-    if image.get_typeof("exif-data") or like.orientation != 1:
-        # Last, since EXIF brings the old one.
-        image.set_type(kinds.gint_type, "orientation", like.orientation)
-    else:
-        image.remove("orientation")  # or libvips makes up EXIF around it
+    # Last, since EXIF brings the old one.
+    image.set_type(kinds.gint_type, "orientation", like.orientation)
     return image
 
 
@@ -307,18 +306,20 @@ def _png_text(origin: Any, like: Picture) -> Iterator[bytes]:
 
 def _saver(image: Any, part: Path, entry: Format, dtype: np.dtype[Any], like: Picture, quality: int | None) -> None:
     target = os.fsencode(part)
+    # libvips makes up EXIF where there is none; only JPEG needs it, for the dots per inch.
+    keep = "all" if image.get_typeof("exif-data") else "xmp|iptc|icc|other"
     match entry.name:
         case "png":
             image.remove("xmp-data")  # libvips would write it where few look for it
-            image.pngsave(target, compression=6)
+            image.pngsave(target, compression=6, keep=keep)
         case "jpeg":
             image.jpegsave(target, Q=quality or 95)
         case "webp":
             lossless = quality is None and like.lossless
-            image.webpsave(target, lossless=lossless, Q=quality or 90, exact=lossless)
+            image.webpsave(target, lossless=lossless, Q=quality or 90, exact=lossless, keep=keep)
         case "avif":
             bits = 8 if dtype == _U8 else like.bits if like.bits in (10, 12) else 12
-            image.heifsave(target, compression="av1", bitdepth=bits, Q=quality or 85)
+            image.heifsave(target, compression="av1", bitdepth=bits, Q=quality or 85, keep=keep)
         case "tiff":
             # The predictor for floats is one that few programs know.
             predictor = "none" if dtype == _F32 else "horizontal"

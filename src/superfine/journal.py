@@ -89,7 +89,7 @@ class Journal:
         try:
             torn = self._path.exists() and not self._ends_with_newline()
             with self._path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(("\n" if torn else "") + json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+                file.write(("\n" if torn else "") + json.dumps(asdict(entry)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -101,9 +101,9 @@ class Journal:
     def _origin(self, source: Path) -> str:
         # Relative, so that a tree that moves as a whole is still known.
         try:
-            return Path(os.path.relpath(source.resolve(), self.folder.resolve())).as_posix()
+            return Path(os.path.relpath(os.path.realpath(source), os.path.realpath(self.folder))).as_posix()
         except ValueError:  # another drive
-            return source.resolve().as_posix()
+            return Path(os.path.realpath(source)).as_posix()
 
     def _ends_with_newline(self) -> bool:
         with self._path.open("rb") as file:

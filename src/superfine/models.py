@@ -56,7 +56,7 @@ class Card:
 class Model:
     """A checked ONNX file and its card."""
 
-    card: Card
+    card: Card = field(hash=False)
     content: bytes = field(repr=False)
     source: str
 

@@ -90,7 +90,7 @@ class JsonLines(Progress):
         def plain(value: object) -> object:
             return str(value) if isinstance(value, Path) else value
 
-        print(json.dumps({key: plain(value) for key, value in vars(result).items()}, ensure_ascii=False), flush=True)  # noqa: T201
+        print(json.dumps({key: plain(value) for key, value in vars(result).items()}), flush=True)  # noqa: T201
 
     def summary(self, report: Report) -> None:
         """Nothing more: every line was one picture."""

@@ -41,6 +41,8 @@ class TrainConfig:
     save_every: int = 1000
     start_from: str | None = None
     """A state file of another run whose fitting weights are the start (another scale's, say)."""
+    card: dict[str, str] = field(default_factory=dict)
+    """What the exported file says of itself: name, summary, colour, licence, training_data."""
 
     def __post_init__(self) -> None:
         choices = {

@@ -65,7 +65,7 @@ def resume(path: Path, config: TrainConfig) -> State | None:
     now = asdict(config)
     # Only the run's length may change between two calls.
     moved = sorted(
-        name for name in now if name not in ("steps", "threads") and content["config"].get(name) != now[name]
+        name for name in now if name not in ("steps", "threads", "card") and content["config"].get(name) != now[name]
     )
     if moved:
         raise TrainingError(

@@ -17,6 +17,10 @@ class NetCard:
     build: Callable[[int], Net]
     halo: int
     multiple_of: int
+    fp32_end: bool
+    """Ends with base plus residual added in fp32."""
+    bytes_per_pixel: int
+    """Working memory for a pixel of the result, measured in fp32 on float pictures."""
     source: str
 
 
@@ -28,6 +32,8 @@ NETS = {
             lambda scale: Plain(scale, channels=16, depth=11),
             halo=13,
             multiple_of=1,
+            fp32_end=True,
+            bytes_per_pixel=120,
             source="plain 3x3 chain; blocks folded as in SESR, arXiv:2103.09404",
         ),
     )

@@ -1,0 +1,265 @@
+"""What to make of one picture: which networks, in which order and tiles, within which memory."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.channels import for_channels
+from superfine.classical.resample import resize_bands
+from superfine.color import to_kind, to_unit
+from superfine.engine import Engine, NetworkEngine, Precision, open_engine
+from superfine.errors import UsageError
+from superfine.image import MAX_MEGAPIXELS, format_of
+from superfine.models import CLASSICAL, Model, find_model
+from superfine.tiles import Grid, Window, enlarge
+
+__all__ = ["MAX_SCALE", "QUEUED_BANDS", "Job", "Route", "Size", "Workshop"]
+
+Array = npt.NDArray[np.generic]
+Size = tuple[int, int]
+
+#: More in one go would be guesswork; a result can be enlarged again.
+MAX_SCALE: Final = 16
+_SMALLEST_TILE: Final = 32
+#: Bands that wait between two threads.
+QUEUED_BANDS: Final = 2
+# Python, libraries and a compiled network, measured at 230 MB.
+_FIXED_BYTES: Final = 250_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to make, for every picture of a run."""
+
+    scale: float | None = None
+    """Times each side, 1 to 16; where neither it nor `size` is given the model's only scale, or 2."""
+    size: Size | None = None
+    """(rows, cols) of the result as it is seen, instead of `scale`."""
+    model: str = "auto"
+    """A shipped network or family, an .onnx file with a card, or a classical method."""
+    engine: str = "openvino"
+    precision: Precision = "auto"
+    memory_gb: float | None = None
+    """Memory to stay below; half of the machine's where none is given."""
+    file_format: str | None = None
+    """Ending of outputs whose name isn't given (`png`, `jpg`, …); the source's where none is given."""
+    quality: int | None = None
+    """1 to 100, for lossy formats."""
+    white: float | None = None
+    """The level of white in float TIFF."""
+    max_megapixels: float = MAX_MEGAPIXELS
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.size is not None:
+            raise UsageError("give --scale or --size, not both")
+        if self.scale is not None and not self.scale >= 1:
+            raise UsageError(
+                f"--scale {self.scale:g} would make pictures smaller; superfine enlarges, from 1 to {MAX_SCALE}"
+            )
+        if self.scale is not None and self.scale > MAX_SCALE:
+            raise UsageError(f"--scale {self.scale:g} is over {MAX_SCALE}; run superfine on its result for more")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality} is outside 1 to 100")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise UsageError(f"--memory {self.memory_gb:g} is not above 0")
+        if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
+            raise UsageError(f"--white {self.white:g} is not a level above 0")
+        if self.file_format is not None:
+            format_of(Path(f"name.{self.file_format}"))
+
+    def target(self, size: Size, *, sideways: bool = False) -> Size:
+        """The size (rows, cols) as stored that a picture of `size` gets; `sideways` where it's seen turned.
+
+        Raises UsageError where a side would shrink.
+        """
+        if self.size is None:
+            scale = 2.0 if self.scale is None else self.scale
+            return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        rows, cols = self.size[::-1] if sideways else self.size
+        if rows < size[0] or cols < size[1]:
+            raise UsageError(
+                f"--size {cols}x{rows} is smaller than the picture's {size[1]}x{size[0]};"
+                " superfine enlarges, so reduce with an image editor"
+            )
+        if max(rows / size[0], cols / size[1]) > MAX_SCALE:
+            raise UsageError(f"--size {cols}x{rows} is more than {MAX_SCALE} times {size[1]}x{size[0]}")
+        return rows, cols
+
+    @property
+    def label(self) -> str:
+        """How outputs are named: `x2`, `x1.5`, `1920x1080`."""
+        return f"{self.size[1]}x{self.size[0]}" if self.size is not None else f"x{self.scale or 2:g}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """The stages from one size to another: networks in a chain, then at most one resampling."""
+
+    target: Size
+    engines: tuple[Engine, ...]
+    tiles: tuple[int, ...]
+    kernel: str
+    worked: np.dtype[Any]
+    """What the stages hand on: float32, or the picture's own levels where one network makes the result."""
+    made: np.dtype[Any]
+    memory: int
+
+    def bands(self, source: Window, done: Callable[[float], None] = lambda share: None) -> Iterator[Array]:
+        """Bands of the result; `done` hears the share of the work that each tile was."""
+        work = self._work(source.shape)
+        if source.dtype != self.worked:
+            source = Window(source.shape, self.worked, map(to_unit, _rest(source)))
+        for engine, tile in zip(self.engines, self.tiles, strict=True):
+            grid = Grid(engine.scale, engine.halo, engine.multiple_of)
+
+            def tell(pixels: int) -> None:
+                done(pixels / work)
+
+            bands = enlarge(source, grid, tile, lambda piece, engine=engine: engine(piece[None]), done=tell)  # type: ignore[misc]
+            rows, cols, channels = source.shape
+            source = Window((rows * engine.scale, cols * engine.scale, channels), source.dtype, bands)
+        if source.shape[:2] != self.target:
+            read, shape = source.rows, (source.shape[0], source.shape[1])
+            bands = resize_bands(read, shape, self.target, self.kernel)  # type: ignore[arg-type]
+            source = Window((*self.target, source.shape[2]), source.dtype, bands)
+        for band in _rest(source):
+            yield band if band.dtype == self.made else to_kind(to_unit(band), self.made)
+        if not self.engines:
+            done(1.0)
+
+    def _work(self, shape: tuple[int, int, int]) -> float:
+        """Small pixels that all networks of the chain will be given."""
+        total, pixels = 0, shape[0] * shape[1]
+        for engine in self.engines:
+            total += pixels
+            pixels *= engine.scale**2
+        return float(max(total, 1))
+
+
+def _rest(window: Window) -> Iterator[Array]:
+    """All rows of a window, in bands of moderate size."""
+    step = 256
+    for top in range(0, window.shape[0], step):
+        yield window.rows(top, min(top + step, window.shape[0]))
+
+
+class Workshop:
+    """The models of a job and their engines, opened when first needed and then kept warm."""
+
+    def __init__(self, job: Job) -> None:
+        self.name = "fast" if job.model == "auto" else job.model
+        self.models: dict[int, Model] = {}
+        if self.name not in CLASSICAL:
+            self.models = {model.card.scale: model for model in find_model(self.name)}
+        if job.scale is None and job.size is None:
+            # A network of one scale is asked for by its name; a family, or a method for any scale, doubles.
+            job = replace(job, scale=float(next(iter(self.models))) if len(self.models) == 1 else 2.0)
+        self.job = job
+        self._engines: dict[int, NetworkEngine] = {}
+
+    def engine(self, scale: int) -> NetworkEngine:
+        """The engine for one of the models."""
+        if scale not in self._engines:
+            self._engines[scale] = _warm(self.models[scale], self.job.engine, self.job.precision)
+        return self._engines[scale]
+
+    def factors(self, size: Size, target: Size) -> tuple[int, ...]:
+        """The networks to chain from `size` to at least `target`: least overshoot, fewest, smallest first."""
+        need = max(target[0] / size[0], target[1] / size[1])
+        if self.name in CLASSICAL:
+            return ()
+        if need == 1 and 1 not in self.models:
+            raise UsageError(
+                f"--scale 1 restores without enlarging, and {self.name!r} has no network for that; give 2 or more"
+            )
+        usable = sorted(scale for scale in self.models if scale > 1 or need == 1)
+        if need == 1:
+            return (1,)
+        chains = [
+            chain
+            for length in range(1, 5)
+            for chain in combinations_with_replacement(usable, length)
+            if math.prod(chain) >= need - 1e-9
+        ]
+        return min(chains, key=lambda chain: (math.prod(chain), len(chain), chain))
+
+    def route(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], target: Size, made: np.dtype[Any], held: int = 0
+    ) -> Route:
+        """How to make pictures of this shape `target` large, in dtype `made`; `held` bytes are taken besides."""
+        factors = self.factors((shape[0], shape[1]), target)
+        engines = tuple(for_channels(self.engine(scale), shape[2]) for scale in factors)
+        direct = len(factors) == 1 and made == dtype and (shape[0] * factors[0], shape[1] * factors[0]) == target
+        worked = dtype if direct else np.dtype(np.float32)
+        cards = [self.models[engine.scale].card for engine in engines]
+        kernel = self.name if self.name in CLASSICAL else "bicubic"
+        limit = (self.job.memory_gb * 1e9) if self.job.memory_gb is not None else _half_of_memory()
+        share = 1.0
+        while True:
+            tiles = tuple(max(_SMALLEST_TILE, int(card.tile * share)) for card in cards)
+            per_pixel = [card.bytes_per_pixel for card in cards]
+            needed = held + _memory(shape, worked, target, engines, tiles, per_pixel)
+            if needed <= limit:
+                return Route(target, engines, tiles, kernel, worked, made, needed)
+            if all(tile == _SMALLEST_TILE for tile in tiles):
+                raise UsageError(
+                    f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.2f} GB,"
+                    f" over the limit of {limit / 1e9:.2f}; raise it with --memory {math.ceil(needed / 1e8) / 10:g}"
+                )
+            share /= 1.25
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What decides the content of outputs, besides their sources."""
+        facts = {
+            "version": version("superfine"),
+            "models": {scale: model.sha256 for scale, model in sorted(self.models.items())} or self.name,
+            "job": [self.job.label, self.job.engine, self.job.precision, self.job.quality, self.job.white],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def _warm(model: Model, engine: str, precision: Precision) -> NetworkEngine:
+    """An engine that stays open between calls, so that only the first picture waits for it."""
+    return open_engine(model, engine, precision)
+
+
+def _memory(
+    shape: tuple[int, int, int],
+    worked: np.dtype[Any],
+    target: Size,
+    engines: Sequence[Engine],
+    tiles: Sequence[int],
+    per_pixel: Sequence[int],
+) -> int:
+    """Estimated peak in bytes: what is fixed, the bands of each stage, and the largest tile."""
+    rows, cols, channels = shape
+    width = channels * worked.itemsize
+    total, largest = _FIXED_BYTES, 0
+    for engine, tile, cost in zip(engines, tiles, per_pixel, strict=True):
+        outer = tile + 2 * engine.halo
+        total += 3 * min(outer + 256, rows) * cols * width  # the window, its join and the next band
+        largest = max(largest, min(outer, rows) * min(outer, cols) * cost)
+        rows, cols = rows * engine.scale, cols * engine.scale
+        total += min(tile * engine.scale, rows) * cols * width
+    total += (1 + QUEUED_BANDS) * min(512, target[0]) * target[1] * width
+    return total + largest
+
+
+def _half_of_memory() -> float:
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    return 4e9
