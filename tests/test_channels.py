@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fakes import tiled
-from superfine.channels import bleed, for_channels
+from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import resize
 from superfine.engine import ClassicalEngine, load_model
 
@@ -114,13 +114,13 @@ def test_bleed_leaves_what_is_seen_and_fills_the_rest_by_its_neighbours(kind):
     pixels = picture((40, 50), 4, kind, seed=3)
     pixels[12:30, 10:44, 3] = 0
     colour, alpha = pixels[..., :3], pixels[..., 3:]
-    filled = bleed(colour, alpha, 4)
+    filled = bleed(colour, alpha)
     seen = alpha[..., 0] > 0
     assert filled.dtype == kind
     np.testing.assert_array_equal(filled[seen], colour[seen])
     # The second witness: pixel by pixel, ring by ring.
     values, known = np.where(seen[..., None], colour, 0).astype(np.float64), seen.copy()
-    for _ in range(4):
+    for _ in range(BLEED):
         before, sure = values.copy(), known.copy()
         for row, col in np.argwhere(~sure):
             around = np.s_[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
@@ -133,7 +133,7 @@ def test_bleed_leaves_what_is_seen_and_fills_the_rest_by_its_neighbours(kind):
 def test_bleed_has_nothing_to_do():
     colour = picture((5, 6), 3, np.uint8)
     for level in (0, 255):
-        np.testing.assert_array_equal(bleed(colour, np.full((5, 6, 1), level, np.uint8), 8), colour)
+        np.testing.assert_array_equal(bleed(colour, np.full((5, 6, 1), level, np.uint8)), colour)
 
 
 def test_facts_are_handed_on():

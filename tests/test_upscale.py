@@ -75,6 +75,18 @@ def test_a_fractional_size_is_the_network_then_one_resampling_in_float() -> None
     assert np.abs(superfine.upscale(smooth, 1.5) - wanted).max() < 0.51
 
 
+@pytest.mark.parametrize("model", ["bilinear", "bicubic", "lanczos", "fast"])
+@pytest.mark.parametrize("scale", [1.5, 2, 4.3])
+def test_no_dark_fringe_grows_along_a_transparent_edge(model: str, scale: float) -> None:
+    """A white disc, black where it is transparent: over white paper nothing dark may show."""
+    rows, cols = np.mgrid[0:64, 0:64] - 31.5
+    disc = np.where(np.hypot(rows, cols) < 24, 255, 0)
+    large = superfine.upscale(np.repeat(disc[..., None], 4, 2).astype(np.uint8), scale, model=model) / 255
+    paper = large[..., :3] * large[..., 3:] + (1 - large[..., 3:])
+    assert paper.min() * 255 > 250
+    assert (large[..., 3].min(), large[..., 3].max()) == (0, 1)
+
+
 def test_chains_overshoot_least_and_are_shortest() -> None:
     workshop = Workshop(Job(model="fast"))
     chains = {scale: workshop.factors((10, 10), (10 * scale, 10 * scale)) for scale in (2, 3, 4, 5, 6, 8, 9, 12, 16)}

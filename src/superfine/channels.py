@@ -14,11 +14,12 @@ from superfine.classical.resample import resize
 from superfine.color import KINDS, to_kind, to_unit
 from superfine.engine import Engine
 
-__all__ = ["bleed", "for_channels"]
+__all__ = ["BLEED", "bleed", "for_channels"]
 
 Array = npt.NDArray[np.generic]
 
-_BLEED: Final = 8
+#: How many pixels deep transparent areas get colours from visible neighbours.
+BLEED: Final = 8
 
 
 def for_channels(engine: Engine, channels: int) -> Engine:
@@ -49,11 +50,11 @@ class _Alpha(_Wrapped):
     """Colours by the engine, alpha (the last channel) by bicubic."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine, _BLEED)
+        super().__init__(engine, BLEED)
 
     def __call__(self, pixels: Array) -> Array:
         colour, alpha = pixels[0, ..., :-1], pixels[0, ..., -1:]
-        large = self._engine(bleed(colour, alpha, _BLEED)[None])
+        large = self._engine(bleed(colour, alpha)[None])
         size = (alpha.shape[0] * self.scale, alpha.shape[1] * self.scale)
         if np.all(alpha == KINDS[alpha.dtype]):
             large_alpha: Array = np.full((*size, 1), alpha.flat[0])
@@ -63,8 +64,8 @@ class _Alpha(_Wrapped):
         return np.concatenate([large, large_alpha], axis=-1)
 
 
-def bleed(colour: Array, alpha: Array, radius: int) -> Array:
-    """Fill colours where alpha is zero from visible neighbours, up to `radius` pixels deep.
+def bleed(colour: Array, alpha: Array) -> Array:
+    """Fill colours where alpha is zero from visible neighbours, up to `BLEED` pixels deep.
 
     colour: (h, w, c), alpha: (h, w, 1), one dtype. Visible pixels are untouched;
     each step gives the border of the unknown the mean of its known 3x3 neighbours.
@@ -74,7 +75,7 @@ def bleed(colour: Array, alpha: Array, radius: int) -> Array:
         return colour
     values = np.where(known, to_unit(colour), np.float32(0))
     weight = known.astype(np.float32)
-    for _ in range(radius):
+    for _ in range(BLEED):
         total, count = _sum3(values), _sum3(weight)
         new = (weight == 0) & (count > 0)
         values = np.where(new, total / np.maximum(count, 1), values)

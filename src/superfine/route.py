@@ -4,10 +4,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from superfine.channels import for_channels
+from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import resize_bands
 from superfine.color import to_kind, to_unit
 from superfine.engine import Engine, NetworkEngine, Precision, open_engine
@@ -29,10 +29,12 @@ __all__ = ["MAX_SCALE", "QUEUED_BANDS", "Job", "Route", "Size", "Workshop"]
 
 Array = npt.NDArray[np.generic]
 Size = tuple[int, int]
+Shape = tuple[int, int, int]
 
 #: More in one go would be guesswork; a result can be enlarged again.
 MAX_SCALE: Final = 16
 _SMALLEST_TILE: Final = 32
+_BLED_TILE: Final = 512
 #: Bands that wait between two threads.
 QUEUED_BANDS: Final = 2
 # Python, libraries and a compiled network, measured at 230 MB.
@@ -116,30 +118,33 @@ class Route:
     made: np.dtype[Any]
     memory: int
 
-    def bands(self, source: Window, done: Callable[[float], None] = lambda share: None) -> Iterator[Array]:
-        """Bands of the result; `done` hears the share of the work that each tile was."""
-        work = self._work(source.shape)
-        if source.dtype != self.worked:
-            source = Window(source.shape, self.worked, map(to_unit, _rest(source)))
+    def bands(
+        self, shape: Shape, bands: Iterable[Array], done: Callable[[float], None] = lambda share: None
+    ) -> Iterator[Array]:
+        """Bands of the result from the bands of a picture; `done` hears the share of the work that each tile was."""
+        work = self._work(shape)
+
+        def tell(pixels: int) -> None:
+            done(pixels / work)
+
+        if self.worked == np.float32:
+            bands = map(to_unit, bands)
         for engine, tile in zip(self.engines, self.tiles, strict=True):
+            window = Window(shape, self.worked, bands)
             grid = Grid(engine.scale, engine.halo, engine.multiple_of)
-
-            def tell(pixels: int) -> None:
-                done(pixels / work)
-
-            bands = enlarge(source, grid, tile, lambda piece, engine=engine: engine(piece[None]), done=tell)  # type: ignore[misc]
-            rows, cols, channels = source.shape
-            source = Window((rows * engine.scale, cols * engine.scale, channels), source.dtype, bands)
-        if source.shape[:2] != self.target:
-            read, shape = source.rows, (source.shape[0], source.shape[1])
-            bands = resize_bands(read, shape, self.target, self.kernel)  # type: ignore[arg-type]
-            source = Window((*self.target, source.shape[2]), source.dtype, bands)
-        for band in _rest(source):
+            bands = enlarge(window, grid, tile, partial(_on_one_frame, engine), done=tell)
+            shape = (shape[0] * engine.scale, shape[1] * engine.scale, shape[2])
+        if not self.engines and shape[2] in (2, 4) and self.kernel != "nearest":
+            bands = enlarge(Window(shape, self.worked, bands), Grid(1, BLEED, 1), _BLED_TILE, _filled)
+        if shape[:2] != self.target:
+            window = Window(shape, self.worked, bands)
+            bands = resize_bands(window.rows, shape[:2], self.target, self.kernel)  # type: ignore[arg-type]
+        for band in bands:
             yield band if band.dtype == self.made else to_kind(to_unit(band), self.made)
         if not self.engines:
             done(1.0)
 
-    def _work(self, shape: tuple[int, int, int]) -> float:
+    def _work(self, shape: Shape) -> float:
         """Small pixels that all networks of the chain will be given."""
         total, pixels = 0, shape[0] * shape[1]
         for engine in self.engines:
@@ -148,11 +153,12 @@ class Route:
         return float(max(total, 1))
 
 
-def _rest(window: Window) -> Iterator[Array]:
-    """All rows of a window, in bands of moderate size."""
-    step = 256
-    for top in range(0, window.shape[0], step):
-        yield window.rows(top, min(top + step, window.shape[0]))
+def _filled(pixels: Array) -> Array:
+    return np.concatenate([bleed(pixels[..., :-1], pixels[..., -1:]), pixels[..., -1:]], axis=-1)
+
+
+def _on_one_frame(engine: Engine, pixels: Array) -> Array:
+    return engine(pixels[None])
 
 
 class Workshop:
@@ -195,9 +201,7 @@ class Workshop:
         ]
         return min(chains, key=lambda chain: (math.prod(chain), len(chain), chain))
 
-    def route(
-        self, shape: tuple[int, int, int], dtype: np.dtype[Any], target: Size, made: np.dtype[Any], held: int = 0
-    ) -> Route:
+    def route(self, shape: Shape, dtype: np.dtype[Any], target: Size, made: np.dtype[Any], held: int = 0) -> Route:
         """How to make pictures of this shape `target` large, in dtype `made`; `held` bytes are taken besides."""
         factors = self.factors((shape[0], shape[1]), target)
         engines = tuple(for_channels(self.engine(scale), shape[2]) for scale in factors)
@@ -238,7 +242,7 @@ def _warm(model: Model, engine: str, precision: Precision) -> NetworkEngine:
 
 
 def _memory(
-    shape: tuple[int, int, int],
+    shape: Shape,
     worked: np.dtype[Any],
     target: Size,
     engines: Sequence[Engine],

@@ -25,7 +25,6 @@ from superfine.image import Format, Picture, format_of, open_picture, save_pictu
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, list_pictures
 from superfine.route import QUEUED_BANDS, Job, Route, Size, Workshop
-from superfine.tiles import Window
 
 __all__ = ["Progress", "Report", "Result", "upscale", "upscale_path"]
 
@@ -106,21 +105,24 @@ def upscale(
     Raises ShapeError, UsageError, ModelError, EngineError; for files SourceError.
     """
     job = Job(scale=scale, size=size, model=model, engine=engine, precision=precision, memory_gb=memory_gb)
+    given: Array | None = None
+    bands: Iterable[Array]
     if isinstance(image, (Path, str)):
         picture = open_picture(Path(image), upright=True)
-        source = Window(picture.shape, picture.dtype, picture.bands())
-        axes = 3
+        shape, dtype, bands = picture.shape, picture.dtype, picture.bands()
     else:
         given = np.asarray(image)
         pixels = given[..., None] if given.ndim == 2 else given
         _check_pixels(pixels)
-        source = Window((pixels.shape[0], pixels.shape[1], pixels.shape[2]), pixels.dtype, [pixels])
-        axes = given.ndim
+        shape, dtype, bands = (pixels.shape[0], pixels.shape[1], pixels.shape[2]), pixels.dtype, [pixels]
     workshop = Workshop(job)
-    target = workshop.job.target((source.shape[0], source.shape[1]))
-    route = workshop.route(source.shape, source.dtype, target, source.dtype)
-    result = np.concatenate(list(route.bands(source)))
-    return result[..., 0] if axes == 2 else result
+    route = workshop.route(shape, dtype, workshop.job.target(shape[:2]), dtype)
+    result = np.empty((*route.target, shape[2]), dtype)
+    top = 0
+    for band in route.bands(shape, bands):
+        result[top : top + len(band)] = band
+        top += len(band)
+    return result[..., 0] if given is not None and given.ndim == 2 else result
 
 
 def upscale_path(
@@ -245,7 +247,6 @@ class _Run:
                 journal.add(journal.entry(item.source, before, item.output, stamp(part), self._workshop.fingerprint))
 
         with _Ahead(picture.bands()) as bands:
-            source = Window(picture.shape, picture.dtype, bands)
             encoding = _Encoding(
                 lambda rows: save_picture(
                     item.output, rows, shape, route.made, like=picture, quality=job.quality, whole=note
@@ -253,7 +254,7 @@ class _Run:
             )
             try:
                 encoding.start()
-                for band in route.bands(source, lambda share: self._advance(share * item.weight)):
+                for band in route.bands(picture.shape, bands, lambda share: self._advance(share * item.weight)):
                     encoding.put(band)
                 encoding.put(None)
             except BaseException:
