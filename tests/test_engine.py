@@ -12,7 +12,7 @@ from fakes import model_of, tiled
 from superfine.classical.resample import resize
 from superfine.engine import ClassicalEngine, cpu_features, engine_state, load_model, open_engine
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
-from superfine.models import CLASSICAL, list_models
+from superfine.models import CLASSICAL, MATLAB, list_models
 
 MODELS = list_models()
 BF16 = "BF16" in cpu_features()["native precisions"]
@@ -76,10 +76,14 @@ def test_threads_change_nothing(model):
 
 
 @each_kind
-@pytest.mark.parametrize("kernel", CLASSICAL)
+@pytest.mark.parametrize("method", CLASSICAL)
 @pytest.mark.parametrize("scale", [1, 2, 3, 5])
-def test_classical_engines_too(kernel, scale, kind):
-    engine = load_model(kernel, scale)
+def test_classical_engines_too(method, scale, kind):
+    engine = load_model(method, scale)
+    if method == MATLAB and kind != np.uint8:
+        with pytest.raises(ShapeError, match="defined on 8 bits"):
+            engine(picture((5, 5), kind)[None])
+        return
     for size, tile in [((1, 1), 8), ((1, 29), 8), ((37, 41), 8), ((37, 41), 13)]:
         assert_pieces_are_the_whole(engine, picture(size, kind, channels=4), tile)
 

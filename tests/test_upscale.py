@@ -15,6 +15,7 @@ from PIL import Image
 
 import superfine
 from superfine import Job, ShapeError, UsageError
+from superfine.classical.resample import matlab_resize
 from superfine.journal import JOURNAL_NAME
 from superfine.route import Workshop
 
@@ -72,7 +73,8 @@ def test_a_fractional_size_is_the_network_then_one_resampling_in_float() -> None
     network = superfine.load_model("fast", 2)(smooth[None].astype(np.float32) / np.float32(255))
     planes = [Image.fromarray(network[..., c]).resize((96, 72), Image.Resampling.BICUBIC) for c in range(3)]
     wanted = np.stack([np.asarray(plane) for plane in planes], -1).clip(0, 1) * 255
-    assert np.abs(superfine.upscale(smooth, 1.5) - wanted).max() < 0.51
+    inside = np.s_[4:-4, 4:-4]  # at the border Pillow renormalises where we replicate
+    assert np.abs(superfine.upscale(smooth, 1.5) - wanted)[inside].max() < 0.51
 
 
 @pytest.mark.parametrize("model", ["bilinear", "bicubic", "lanczos", "fast"])
@@ -85,6 +87,16 @@ def test_no_dark_fringe_grows_along_a_transparent_edge(model: str, scale: float)
     paper = large[..., :3] * large[..., 3:] + (1 - large[..., 3:])
     assert paper.min() * 255 > 250
     assert (large[..., 3].min(), large[..., 3].max()) == (0, 1)
+
+
+@pytest.mark.parametrize("size", [(300, 40), (301, 77), (400, 41), (190, 200)])
+def test_matlab_bicubic_is_the_same_in_bands_and_refuses_more_than_8_bits(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (150, 40, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        superfine.upscale(image, size=size, model="matlab-bicubic"), matlab_resize(image, size)
+    )
+    with pytest.raises(UsageError, match="defined on 8 bits a sample"):
+        superfine.upscale(image.astype(np.uint16), 2, model="matlab-bicubic")
 
 
 def test_chains_overshoot_least_and_are_shortest() -> None:

@@ -83,9 +83,7 @@ def upscale(
     ] = None,
     model: Annotated[
         str,
-        typer.Option(
-            help="A network (see `superfine models`), an .onnx file with a card, nearest, bilinear, bicubic or lanczos."
-        ),
+        typer.Option(help="A network, an .onnx file with a card, or a classical method: see `superfine models`."),
     ] = "auto",
     file_format: Annotated[
         str | None,

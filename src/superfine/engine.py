@@ -17,10 +17,10 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from superfine.classical.resample import KERNELS, resize
+from superfine.classical.resample import KERNELS, matlab_resize, resize
 from superfine.color import to_kind, to_unit
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
-from superfine.models import CLASSICAL, Model, find_model
+from superfine.models import CLASSICAL, MATLAB, Model, find_model
 
 __all__ = [
     "ENGINES",
@@ -75,18 +75,20 @@ class NetworkEngine(Protocol):
 
 
 class ClassicalEngine:
-    """Interpolation by a kernel of `classical.resample`, any number of channels."""
+    """Interpolation by a method of `models.CLASSICAL`, any number of channels."""
 
-    def __init__(self, kernel: str, scale: int) -> None:
+    def __init__(self, method: str, scale: int) -> None:
         self.scale = scale
-        self.halo = int(np.ceil(KERNELS[kernel].radius))
+        self.halo = int(np.ceil(KERNELS["bicubic" if method == MATLAB else method].radius))
         self.multiple_of = 1
         self.frames = 1
-        self._kernel = kernel
+        self._method = method
 
     def __call__(self, pixels: Array) -> Array:
-        rows, cols = pixels.shape[1] * self.scale, pixels.shape[2] * self.scale
-        return to_kind(resize(to_unit(pixels[0]), (rows, cols), self._kernel).astype(np.float32), pixels.dtype)
+        size = (pixels.shape[1] * self.scale, pixels.shape[2] * self.scale)
+        if self._method == MATLAB:
+            return matlab_resize(pixels[0], size)
+        return to_kind(resize(to_unit(pixels[0]), size, self._method).astype(np.float32), pixels.dtype)
 
 
 class OpenVINOEngine:

@@ -16,10 +16,12 @@ from typing import Any, Literal
 from superfine.classical.resample import KERNELS
 from superfine.errors import ModelError
 
-__all__ = ["CLASSICAL", "Card", "Model", "card_to_text", "find_model", "list_models", "read_model"]
+__all__ = ["CLASSICAL", "MATLAB", "Card", "Model", "card_to_text", "find_model", "list_models", "read_model"]
 
+#: Bicubic as MATLAB rounds it, between the two passes: for 8 bits only.
+MATLAB = "matlab-bicubic"
 #: Models that need no network; they enlarge by any factor.
-CLASSICAL = tuple(KERNELS)
+CLASSICAL = (*KERNELS, MATLAB)
 
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 

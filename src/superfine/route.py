@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.channels import BLEED, bleed, for_channels
-from superfine.classical.resample import resize_bands
+from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
 from superfine.engine import Engine, NetworkEngine, Precision, open_engine
 from superfine.errors import UsageError
 from superfine.image import MAX_MEGAPIXELS, format_of
-from superfine.models import CLASSICAL, Model, find_model
+from superfine.models import CLASSICAL, MATLAB, Model, find_model
 from superfine.tiles import Grid, Window, enlarge
 
 __all__ = ["MAX_SCALE", "QUEUED_BANDS", "Job", "Route", "Size", "Workshop"]
@@ -112,7 +112,8 @@ class Route:
     target: Size
     engines: tuple[Engine, ...]
     tiles: tuple[int, ...]
-    kernel: str
+    method: str
+    """The resampling that ends in the exact size."""
     worked: np.dtype[Any]
     """What the stages hand on: float32, or the picture's own levels where one network makes the result."""
     made: np.dtype[Any]
@@ -134,11 +135,14 @@ class Route:
             grid = Grid(engine.scale, engine.halo, engine.multiple_of)
             bands = enlarge(window, grid, tile, partial(_on_one_frame, engine), done=tell)
             shape = (shape[0] * engine.scale, shape[1] * engine.scale, shape[2])
-        if not self.engines and shape[2] in (2, 4) and self.kernel != "nearest":
+        if not self.engines and shape[2] in (2, 4) and self.method != "nearest":
             bands = enlarge(Window(shape, self.worked, bands), Grid(1, BLEED, 1), _BLED_TILE, _filled)
         if shape[:2] != self.target:
             window = Window(shape, self.worked, bands)
-            bands = resize_bands(window.rows, shape[:2], self.target, self.kernel)  # type: ignore[arg-type]
+            if self.method == MATLAB:
+                bands = matlab_bands(window.rows, shape[:2], self.target)  # type: ignore[arg-type]
+            else:
+                bands = resize_bands(window.rows, shape[:2], self.target, self.method)  # type: ignore[arg-type]
         for band in bands:
             yield band if band.dtype == self.made else to_kind(to_unit(band), self.made)
         if not self.engines:
@@ -206,9 +210,11 @@ class Workshop:
         factors = self.factors((shape[0], shape[1]), target)
         engines = tuple(for_channels(self.engine(scale), shape[2]) for scale in factors)
         direct = len(factors) == 1 and made == dtype and (shape[0] * factors[0], shape[1] * factors[0]) == target
-        worked = dtype if direct else np.dtype(np.float32)
+        if self.name == MATLAB and not dtype == made == np.uint8:
+            raise UsageError(f"{MATLAB} is defined on 8 bits a sample, and this picture has others; use bicubic")
+        worked = dtype if direct or self.name == MATLAB else np.dtype(np.float32)
         cards = [self.models[engine.scale].card for engine in engines]
-        kernel = self.name if self.name in CLASSICAL else "bicubic"
+        method = self.name if self.name in CLASSICAL else "bicubic"
         limit = (self.job.memory_gb * 1e9) if self.job.memory_gb is not None else _half_of_memory()
         share = 1.0
         while True:
@@ -216,7 +222,7 @@ class Workshop:
             per_pixel = [card.bytes_per_pixel for card in cards]
             needed = held + _memory(shape, worked, target, engines, tiles, per_pixel)
             if needed <= limit:
-                return Route(target, engines, tiles, kernel, worked, made, needed)
+                return Route(target, engines, tiles, method, worked, made, needed)
             if all(tile == _SMALLEST_TILE for tile in tiles):
                 raise UsageError(
                     f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.2f} GB,"

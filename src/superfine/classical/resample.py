@@ -17,7 +17,17 @@ import numpy.typing as npt
 
 from superfine.errors import ShapeError, UsageError
 
-__all__ = ["KERNELS", "Kernel", "Taps", "matlab_resize", "resize", "resize_axis", "resize_bands", "taps"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "Taps",
+    "matlab_bands",
+    "matlab_resize",
+    "resize",
+    "resize_axis",
+    "resize_bands",
+    "taps",
+]
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.floating]
@@ -182,12 +192,26 @@ def matlab_resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.N
     _check(pixels, size)
     if pixels.dtype != np.uint8:
         raise ShapeError(f"want uint8, got {pixels.dtype}; MATLAB's rounding is defined on 8 bits here")
-    order = sorted((0, 1), key=lambda axis: size[axis] / pixels.shape[axis])
-    for axis in order:
-        chosen = taps(pixels.shape[axis], size[axis], KERNELS["bicubic"])
-        exact = resize_axis(pixels.astype(np.float32), chosen, axis)
-        pixels = np.clip(np.floor(exact + np.float32(0.5)), 0, 255).astype(np.uint8)
-    return pixels
+    whole = matlab_bands(lambda start, stop: pixels[start:stop], pixels.shape[:2], size, rows=size[0])
+    return next(whole)
+
+
+def matlab_bands(
+    read: Callable[[int, int], npt.NDArray[np.uint8]], shape: tuple[int, int], size: tuple[int, int], *, rows: int = 128
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """`matlab_resize` in bands of `rows` new rows, equal to it to the bit; `read` as in `resize_bands`."""
+    down = taps(shape[0], size[0], KERNELS["bicubic"])
+    across = taps(shape[1], size[1], KERNELS["bicubic"])
+    order = sorted((0, 1), key=lambda axis: size[axis] / shape[axis])
+    for top in range(0, size[0], rows):
+        bottom = min(top + rows, size[0])
+        first, last = down.bounds(top, bottom)
+        band = read(first, last)
+        here = Taps(down.index[top:bottom] - first, down.weight[top:bottom])
+        for axis in order:
+            exact = resize_axis(band.astype(np.float32), (here, across)[axis], axis)
+            band = np.clip(np.floor(exact + np.float32(0.5)), 0, 255).astype(np.uint8)
+        yield band
 
 
 def _check(pixels: Array, size: tuple[int, int]) -> None:
