@@ -75,6 +75,20 @@ def test_threads_change_nothing(model):
     np.testing.assert_array_equal(open_engine(model, threads=1)(pixels), open_engine(model, threads=2)(pixels))
 
 
+@each_run
+@each_kind
+@each_model
+def test_a_graph_for_any_shape_and_one_of_its_own_are_the_same(model, kind, run):
+    """The first call of a shape meets the graph for any shape; one that keeps coming gets its own."""
+    engine = open_engine(model, *run)
+    for size in [(1, 1), (1, 40), (7, 5), (61, 83)]:
+        pixels = picture(size, kind)[None]
+        first = engine(pixels)
+        for _ in range(14):
+            last = engine(pixels)
+        np.testing.assert_array_equal(first, last)
+
+
 @each_kind
 @pytest.mark.parametrize("method", CLASSICAL)
 @pytest.mark.parametrize("scale", [1, 2, 3, 5])

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from superfine.errors import ModelError
+from superfine.errors import ModelError, UsageError
 from superfine.models import CLASSICAL, Card, card_to_text, find_model, list_models, read_model
 
 SHIPPED = list_models()
@@ -193,7 +193,7 @@ def test_a_family_a_member_and_a_file(tmp_path):
 
 def test_an_unknown_name_says_which_there_are():
     with pytest.raises(
-        ModelError, match=f"no model 'slow'; there are fast, fast-x2, .*{', '.join(CLASSICAL)}, and any .onnx"
+        UsageError, match=f"no model 'slow'; there are fast, fast-x2, .*{', '.join(CLASSICAL)}, and any .onnx"
     ):
         find_model("slow")
 

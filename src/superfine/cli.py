@@ -5,7 +5,6 @@ import platform
 import sys
 from dataclasses import asdict
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -40,6 +39,8 @@ def main() -> None:
         _stop(str(error), 2)
     except SuperfineError as error:
         _stop(str(error), 1)
+    except OSError as error:  # what superfine does with files has errors of its own: this is the output of the command
+        _stop(f"what it says can't be written: {error.strerror}", 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -63,10 +64,10 @@ def _root(
 )
 def upscale(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC...", help="Pictures, folders or quoted globs.", show_default=False)
+        list[str], typer.Argument(metavar="SRC...", help="Pictures, folders or quoted globs.", show_default=False)
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -126,8 +127,6 @@ def upscale(
     from superfine.route import Job
     from superfine.upscale import upscale_path
 
-    if precision not in ("auto", "bf16", "fp32"):
-        raise UsageError(f"--precision {precision!r} is none of auto, bf16, fp32")
     job = Job(
         scale=scale,
         size=None if size is None else _size(size),
@@ -143,14 +142,14 @@ def upscale(
     from superfine.progress import JsonLines, Terminal
 
     listener = JsonLines() if as_json else Terminal()
-    with listener:
-        try:
+    try:
+        with listener:
             report = upscale_path(
                 sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
             )
-        except KeyboardInterrupt:
-            _stop("stopped; what is finished stays, and a run of several pictures goes on where it was", 130)
-        listener.summary(report)
+    except KeyboardInterrupt:
+        _stop("stopped; finished pictures stay, and the same command goes on with the rest", 130)
+    listener.summary(report)
     raise typer.Exit(1 if report.failed else 0)
 
 

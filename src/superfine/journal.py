@@ -2,8 +2,7 @@
 
 A picture is noted when its temporary file is whole, before it is renamed: a kill
 between the two leaves a note without a file, which counts as not done, and
-never a file that nobody claims. A torn last line is passed over; the newest
-line for an output counts.
+never a file that nobody claims. A torn last line is passed over.
 """
 
 import json
@@ -49,35 +48,44 @@ class Journal:
         self.folder = folder
         self._path = folder / JOURNAL_NAME
         self._lock = threading.Lock()
-        self._entries: dict[str, Entry] = {}
-        with suppress(FileNotFoundError):
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError, TypeError, KeyError):
-                    given = json.loads(line)
-                    for key in ("output_stamp", "source_stamp"):
-                        given[key] = tuple(given[key])
-                    entry = Entry(**given)
-                    self._entries[entry.output] = entry
+        # By output and its stamp: every version that was ever written here is known as ours.
+        self._entries: dict[tuple[str, tuple[int, int]], Entry] = {}
+        self._read = 0  # bytes of the journal that are known
+
+    def _refresh(self) -> None:
+        """Read what was added since, by this process or another one that works on the same folder."""
+        lines = [b""]
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().split(b"\n")
+            self._read = file.tell() - len(lines[-1])  # the last may be half written yet
+        for line in lines[:-1]:
+            with suppress(ValueError, TypeError, KeyError):
+                given = json.loads(line)
+                for key in ("output_stamp", "source_stamp"):
+                    given[key] = tuple(given[key])
+                entry = Entry(**given)
+                self._entries[entry.output, entry.output_stamp] = entry
 
     def made(self, output: Path) -> bool:
-        """This job's earlier run wrote `output`, and nobody changed it since."""
-        entry = self._entries.get(self._name(output))
-        return entry is not None and entry.output_stamp == stamp(output)
+        """An earlier run wrote `output` as it is now, and nobody changed it since."""
+        return self._now(output) is not None
 
     def done(self, source: Path, output: Path, options: str) -> bool:
         """`output` is what `source` gives with these options, and both are unchanged."""
-        entry = self._entries.get(self._name(output))
-        return (
-            entry is not None
-            and self.made(output)
-            and (entry.source, entry.source_stamp, entry.options) == (self._origin(source), stamp(source), options)
-        )
+        entry = self._now(output)
+        wanted = (self._origin(source), stamp(source), options)
+        return entry is not None and (entry.source, entry.source_stamp, entry.options) == wanted
+
+    def _now(self, output: Path) -> Entry | None:
+        with self._lock:
+            self._refresh()
+        return self._entries.get((self._name(output), stamp(output)))
 
     def add(self, entry: Entry) -> None:
         """Write down a finished picture. Any thread may call this."""
         with self._lock:
             self._append(entry)
-            self._entries[entry.output] = entry
 
     def entry(
         self, source: Path, source_stamp: tuple[int, int], output: Path, output_stamp: tuple[int, int], options: str

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from superfine.errors import OutputError, UsageError
+from superfine.errors import UsageError
 from superfine.image import FORMATS, format_of
 from superfine.journal import stamp
 from superfine.route import Job
@@ -24,6 +24,7 @@ class Item:
     """The folder whose journal knows it; None for a lone picture."""
     weight: int
     problem: str = ""
+    """Why it can't even be begun."""
 
 
 @dataclass
@@ -43,17 +44,17 @@ def list_pictures(sources: Sequence[Path], output: Path | None, job: Job) -> Lis
     expanded = [found for source in sources for found in _glob(source)]
     if not expanded:
         raise UsageError("no source given")
-    lone = len(expanded) == 1 and not expanded[0].is_dir()
-    if lone and output is not None and not output.is_dir() and not str(output).endswith(("/", os.sep)):
+    lone = len(expanded) == 1 and not os.path.isdir(expanded[0])
+    if lone and output is not None and output.suffix and not os.path.isdir(output):
         format_of(output)
         _need_folder(output.parent)
         return Listing([Item(expanded[0], output, None, _weight(expanded[0]))])
     if output is not None:
-        _make_folder(output)
+        _check_folder(output)
     listing = Listing([])
     found: dict[Path, tuple[Path, Path, Path | None]] = {}
     for source in expanded:
-        if source.is_dir():
+        if os.path.isdir(source):
             root = _root(source, output, job, several=len(expanded) > 1)
             for path in _walk(source, root, listing):
                 name = (root / path.relative_to(source)).with_suffix(_suffix(path, job))
@@ -61,12 +62,13 @@ def list_pictures(sources: Sequence[Path], output: Path | None, job: Job) -> Lis
         else:
             name = _beside(source, job) if output is None else (output / source.name).with_suffix(_suffix(source, job))
             found.setdefault(_real(source), (source, name, None if lone else output or source.parent))
-    if not found:
+    if not found and not listing.items:
         raise UsageError(f"no picture in {', '.join(map(str, expanded))}; superfine reads {' '.join(_SUFFIXES)}")
     taken: set[str] = set()
     for source, name, journal in found.values():
         free = _free(name, source, taken)
-        problem = "is a source of this run itself; choose another output with -o" if _real(free) in found else ""
+        own = f"{free}: is a source of this run itself; choose another output with -o"
+        problem = own if _real(free) in found else ""
         listing.items.append(Item(source, free, journal, _weight(source), problem))
     return listing
 
@@ -94,7 +96,7 @@ def _free(name: Path, source: Path, taken: set[str]) -> Path:
 
 def _glob(source: Path) -> list[Path]:
     # A shell expands patterns itself; this is for Windows, and for quoted ones.
-    if any(letter in str(source) for letter in "*?[") and not source.exists():
+    if any(letter in str(source) for letter in "*?[") and not os.path.lexists(source):
         found = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute patterns
         if not found:
             raise UsageError(f"{source}: nothing matches")
@@ -103,17 +105,23 @@ def _glob(source: Path) -> list[Path]:
 
 
 def _walk(folder: Path, output: Path, listing: Listing) -> Iterator[Path]:
-    made = _real(output)
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        folders[:] = sorted(name for name in folders if _real(here / name) != made and not name.startswith("."))
-        if _real(here) == made:
+    """Pictures below `folder`, links followed once, without what is in `output` and what begins with a dot."""
+
+    def unread(error: OSError) -> None:
+        place = Path(error.filename)
+        listing.items.append(Item(place, output, None, 1, f"{place}: the folder can't be read: {error.strerror}"))
+
+    seen = {_real(output)}
+    for name, folders, files in os.walk(folder, onerror=unread, followlinks=True):
+        here = Path(name)
+        if _real(here) in seen:
+            folders.clear()
             continue
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in _SUFFIXES:
-                yield here / name
+        seen.add(_real(here))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in sorted(here / name for name in files if not name.startswith(".")):
+            if path.suffix.lower() in _SUFFIXES:
+                yield path
             else:
                 listing.ignored += 1
 
@@ -136,15 +144,12 @@ def _weight(source: Path) -> int:
 
 
 def _need_folder(folder: Path) -> None:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"{folder}: there is no such folder for the output; create it first")
 
 
-def _make_folder(folder: Path) -> None:
-    _need_folder(folder.absolute().parent)
-    if folder.exists() and not folder.is_dir():
+def _check_folder(folder: Path) -> None:
+    """The folder is there, or can be made in one that is; making it is left to the run."""
+    _need_folder(Path(os.path.abspath(folder)).parent)
+    if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder}: is a file, and several pictures need a folder")
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: can't be made: {error.strerror}") from error

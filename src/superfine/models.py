@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from superfine.classical.resample import KERNELS
-from superfine.errors import ModelError
+from superfine.errors import ModelError, UsageError
 
 __all__ = ["CLASSICAL", "MATLAB", "Card", "Model", "card_to_text", "find_model", "list_models", "read_model"]
 
@@ -84,7 +84,7 @@ def list_models() -> tuple[Model, ...]:
 def find_model(name: str) -> list[Model]:
     """The networks of a name, one for each scale: a family (`fast`), one of it (`fast-x2`), or a file.
 
-    Raises ModelError with the names that there are.
+    Raises UsageError with the names that there are, ModelError for a file that is none.
     """
     if name.lower().endswith(".onnx"):
         return [read_model(Path(name))]
@@ -93,7 +93,7 @@ def find_model(name: str) -> list[Model]:
     if not found:
         families = sorted({family(model.card) for model in shipped})
         known = ", ".join((*families, *(model.card.name for model in shipped), *CLASSICAL))
-        raise ModelError(f"no model {name!r}; there are {known}, and any .onnx file with a superfine card")
+        raise UsageError(f"no model {name!r}; there are {known}, and any .onnx file with a superfine card")
     return found
 
 

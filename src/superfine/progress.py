@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,13 +13,14 @@ __all__ = ["JsonLines", "Terminal"]
 
 
 class Terminal(Progress):
-    """A bar on a terminal; without one, only a line for what needs a person's eye."""
+    """A bar on a terminal; everywhere, at the end, what was made and what a person should know."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
         self._started = time.monotonic()
-        self._results: list[Result] = []
+        self._pictures = 0
+        self._finished = 0
 
     def __enter__(self) -> Self:
         return self
@@ -27,7 +29,8 @@ class Terminal(Progress):
         if self._bar is not None:
             self._bar.stop()
 
-    def begin(self, weight: int) -> None:
+    def begin(self, pictures: int, weight: int) -> None:
+        self._pictures = pictures
         if not sys.stderr.isatty():
             return
         # Rich costs a tenth of a second to import: only where there is someone to look.
@@ -36,7 +39,7 @@ class Terminal(Progress):
 
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("enlarging", total=weight)
+        self._task = self._bar.add_task(f"0 of {pictures}", total=weight)
         self._bar.start()
 
     def advance(self, weight: float) -> None:
@@ -44,37 +47,31 @@ class Terminal(Progress):
             self._bar.advance(self._task, weight)
 
     def finish(self, result: Result) -> None:
-        self._results.append(result)
+        self._finished += 1
         if self._bar is not None:
-            self._bar.update(self._task, description=result.source.name)
-        if result.status == "failed":
-            self._say(f"failed: {result.message}")
-        else:
-            for note in result.notes:
-                self._say(f"{result.source}: {note}")
+            self._bar.update(self._task, description=f"{self._finished} of {self._pictures}")
+            if result.status == "failed":
+                self._bar.console.print(f"failed: {result.message}", markup=False, highlight=False)
 
     def summary(self, report: Report) -> None:
-        """The last lines: what was made, and what failed, by name."""
-        self.__exit__()
+        """What was made or planned, what happened to it on the way, and what failed, by name."""
+        lone = len(report.results) == 1
         for result in report.results:
-            if result.status == "planned" or (result.status == "done" and len(report.results) == 1):
-                print(_line(result))  # noqa: T201 - this is what the command says
-        parts = [
-            f"{report.count(status)} {status}"
-            for status in ("done", "planned", "skipped", "failed")
-            if report.count(status)
-        ]
-        if len(report.results) > 1:
+            if result.status == "planned" or (lone and result.status == "done"):
+                _say(_line(result))
+        for note, count in Counter(note for result in report.results for note in result.notes).items():
+            _say(f"note: {note}" if lone else f"note: {count} of {len(report.results)} pictures: {note}")
+        if not lone:
+            statuses = ("done", "planned", "skipped", "failed")
+            parts = [f"{report.count(status)} {status}" for status in statuses if report.count(status)]
             other = f"; {report.ignored} other files left alone" if report.ignored else ""
-            print(f"{', '.join(parts)} in {time.monotonic() - self._started:.1f} s{other}")  # noqa: T201
-        for result in report.failed if len(report.results) > 1 else []:
-            print(f"  failed: {result.message}", file=sys.stderr)  # noqa: T201
-
-    def _say(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
-        else:
-            print(line, file=sys.stderr)  # noqa: T201
+            _say(f"{', '.join(parts)} in {time.monotonic() - self._started:.1f} s{other}")
+            if report.count("planned"):
+                seconds = sum(result.seconds for result in report.results)
+                memory = max(result.memory_gb for result in report.results)
+                _say(f"together about {seconds:.0f} s of enlarging, at most about {memory:g} GB")
+        for result in report.failed:
+            print(f"failed: {_shown(result.message)}", file=sys.stderr)  # noqa: T201
 
 
 class JsonLines(Progress):
@@ -90,7 +87,8 @@ class JsonLines(Progress):
         def plain(value: object) -> object:
             return str(value) if isinstance(value, Path) else value
 
-        print(json.dumps({key: plain(value) for key, value in vars(result).items()}), flush=True)  # noqa: T201
+        line = json.dumps({key: plain(value) for key, value in vars(result).items()})
+        print(line, flush=True)  # noqa: T201
 
     def summary(self, report: Report) -> None:
         """Nothing more: every line was one picture."""
@@ -99,6 +97,15 @@ class JsonLines(Progress):
 def _line(result: Result) -> str:
     sizes = [f"{size[1]}x{size[0]}" for size in (result.size, result.output_size) if size is not None]
     how = f"{result.model}, {result.engine}, {result.precision}"
-    plan = f", about {result.memory_gb:g} GB" if result.status == "planned" else ""
-    about = "about " if result.status == "planned" else ""
-    return f"{result.source} -> {result.output}  {' -> '.join(sizes)}  {how}  {about}{result.seconds:.2f} s{plan}"
+    planned = result.status == "planned"
+    cost = f"about {result.seconds:.1f} s, {result.memory_gb:g} GB" if planned else f"{result.seconds:.2f} s"
+    return f"{_shown(str(result.source))} -> {_shown(str(result.output))}\n  {' -> '.join(sizes)}, {how}, {cost}"
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - this is what the command says
+
+
+def _shown(text: str) -> str:
+    """A line that stays one line whatever stands in a file's name."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,13 @@ import numpy.typing as npt
 from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
-from superfine.engine import Engine, NetworkEngine, Precision, open_engine
-from superfine.errors import UsageError
+from superfine.engine import ENGINES, Engine, NetworkEngine, Precision, engine_state, open_engine
+from superfine.errors import EngineError, UsageError
 from superfine.image import MAX_MEGAPIXELS, format_of
 from superfine.models import CLASSICAL, MATLAB, Model, find_model
 from superfine.tiles import Grid, Window, enlarge
 
-__all__ = ["MAX_SCALE", "QUEUED_BANDS", "Job", "Route", "Size", "Workshop"]
+__all__ = ["FIXED_BYTES", "MAX_SCALE", "QUEUED_BANDS", "Job", "Route", "Size", "Workshop"]
 
 Array = npt.NDArray[np.generic]
 Size = tuple[int, int]
@@ -37,8 +37,8 @@ _SMALLEST_TILE: Final = 32
 _BLED_TILE: Final = 512
 #: Bands that wait between two threads.
 QUEUED_BANDS: Final = 2
-# Python, libraries and a compiled network, measured at 230 MB.
-_FIXED_BYTES: Final = 250_000_000
+#: Python, libraries and a compiled network, measured at 230 MB.
+FIXED_BYTES: Final = 250_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,10 @@ class Job:
             )
         if self.scale is not None and self.scale > MAX_SCALE:
             raise UsageError(f"--scale {self.scale:g} is over {MAX_SCALE}; run superfine on its result for more")
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine!r} is none of {', '.join(ENGINES)}")
+        if self.precision not in get_args(Precision):
+            raise UsageError(f"--precision {self.precision!r} is none of {', '.join(get_args(Precision))}")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality} is outside 1 to 100")
         if self.memory_gb is not None and not self.memory_gb > 0:
@@ -145,8 +149,8 @@ class Route:
                 bands = resize_bands(window.rows, shape[:2], self.target, self.method)  # type: ignore[arg-type]
         for band in bands:
             yield band if band.dtype == self.made else to_kind(to_unit(band), self.made)
-        if not self.engines:
-            done(1.0)
+            if not self.engines:
+                done(len(band) / self.target[0])
 
     def _work(self, shape: Shape) -> float:
         """Small pixels that all networks of the chain will be given."""
@@ -176,7 +180,15 @@ class Workshop:
         if job.scale is None and job.size is None:
             # A network of one scale is asked for by its name; a family, or a method for any scale, doubles.
             job = replace(job, scale=float(next(iter(self.models))) if len(self.models) == 1 else 2.0)
+        if self.name in CLASSICAL and (job.engine != "openvino" or job.precision == "bf16"):
+            raise UsageError(
+                f"{self.name} is computed here in fp32, without an engine; leave --engine and --precision out"
+            )
+        if ENGINES[job.engine] is not None and (state := engine_state(job.engine)) != "ready":
+            raise EngineError(f"--engine {job.engine}: {state}; use --engine openvino")
         self.job = job
+        self.limit = job.memory_gb * 1e9 if job.memory_gb is not None else _half_of_memory()
+        """Bytes to stay below."""
         self._engines: dict[int, NetworkEngine] = {}
 
     def engine(self, scale: int) -> NetworkEngine:
@@ -187,23 +199,21 @@ class Workshop:
 
     def factors(self, size: Size, target: Size) -> tuple[int, ...]:
         """The networks to chain from `size` to at least `target`: least overshoot, fewest, smallest first."""
-        need = max(target[0] / size[0], target[1] / size[1])
         if self.name in CLASSICAL:
             return ()
-        if need == 1 and 1 not in self.models:
-            raise UsageError(
-                f"--scale 1 restores without enlarging, and {self.name!r} has no network for that; give 2 or more"
-            )
-        usable = sorted(scale for scale in self.models if scale > 1 or need == 1)
-        if need == 1:
+        need = max(target[0] / size[0], target[1] / size[1])
+        if target == size and (1 in self.models or self.job.scale == 1):
+            if 1 not in self.models:
+                raise UsageError(
+                    f"--scale 1 restores without enlarging, and {self.name!r} has no network for that; give 2 or more"
+                )
             return (1,)
-        chains = [
-            chain
-            for length in range(1, 5)
-            for chain in combinations_with_replacement(usable, length)
-            if math.prod(chain) >= need - 1e-9
-        ]
-        return min(chains, key=lambda chain: (math.prod(chain), len(chain), chain))
+        usable = sorted(scale for scale in self.models if scale > 1)
+        if not usable:
+            raise UsageError(f"{self.name!r} restores without enlarging; give --scale 1")
+        chains = (chain for length in range(1, 5) for chain in combinations_with_replacement(usable, length))
+        enough = [chain for chain in chains if math.prod(chain) >= need - 1e-9]
+        return min(enough, key=lambda chain: (math.prod(chain), len(chain), chain))
 
     def route(self, shape: Shape, dtype: np.dtype[Any], target: Size, made: np.dtype[Any], held: int = 0) -> Route:
         """How to make pictures of this shape `target` large, in dtype `made`; `held` bytes are taken besides."""
@@ -215,18 +225,17 @@ class Workshop:
         worked = dtype if direct or self.name == MATLAB else np.dtype(np.float32)
         cards = [self.models[engine.scale].card for engine in engines]
         method = self.name if self.name in CLASSICAL else "bicubic"
-        limit = (self.job.memory_gb * 1e9) if self.job.memory_gb is not None else _half_of_memory()
         share = 1.0
         while True:
             tiles = tuple(max(_SMALLEST_TILE, int(card.tile * share)) for card in cards)
             per_pixel = [card.bytes_per_pixel for card in cards]
             needed = held + _memory(shape, worked, target, engines, tiles, per_pixel)
-            if needed <= limit:
+            if needed <= self.limit:
                 return Route(target, engines, tiles, method, worked, made, needed)
             if all(tile == _SMALLEST_TILE for tile in tiles):
                 raise UsageError(
-                    f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.2f} GB,"
-                    f" over the limit of {limit / 1e9:.2f}; raise it with --memory {math.ceil(needed / 1e8) / 10:g}"
+                    f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.3f} GB, over the"
+                    f" limit of {self.limit / 1e9:.3f}; raise it with --memory {math.ceil(needed / 1e7) / 100:g}"
                 )
             share /= 1.25
 
@@ -258,7 +267,7 @@ def _memory(
     """Estimated peak in bytes: what is fixed, the bands of each stage, and the largest tile."""
     rows, cols, channels = shape
     width = channels * worked.itemsize
-    total, largest = _FIXED_BYTES, 0
+    total, largest = FIXED_BYTES, 0
     for engine, tile, cost in zip(engines, tiles, per_pixel, strict=True):
         outer = tile + 2 * engine.halo
         total += 3 * min(outer + 256, rows) * cols * width  # the window, its join and the next band
@@ -270,6 +279,9 @@ def _memory(
 
 
 def _half_of_memory() -> float:
+    total = 8e9
     with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-    return 4e9
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(ValueError, OSError):  # in a container less may be allowed than the machine has; `max` is no number
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return total / 2

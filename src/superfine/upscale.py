@@ -1,9 +1,11 @@
 """The whole way: file -> bands of rows -> tiles -> engine -> bands -> file, for one picture or many.
 
-Everything is pulled from the end: the encoder asks for rows, and with it every
-stage before. Decoding, inference and encoding run at the same time.
+Rows are pulled from the file through every stage, and pushed to the encoder:
+a thread that decodes ahead, this one, and one that encodes, at the same time.
 """
 
+import math
+import os
 import queue
 import threading
 import time
@@ -20,11 +22,11 @@ import numpy.typing as npt
 
 from superfine.color import KINDS
 from superfine.engine import Precision
-from superfine.errors import OutputError, ShapeError, SuperfineError, UsageError
+from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
 from superfine.image import Format, Picture, format_of, open_picture, save_picture
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, list_pictures
-from superfine.route import QUEUED_BANDS, Job, Route, Size, Workshop
+from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop
 
 __all__ = ["Progress", "Report", "Result", "upscale", "upscale_path"]
 
@@ -32,6 +34,8 @@ Array = npt.NDArray[np.generic]
 
 _PENDING_FILES: Final = 2
 _POLL_SECONDS: Final = 0.2
+# Side of the piece that a dry run measures.
+_SAMPLE: Final = 512
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Report:
 class Progress:
     """Listens to a run; this one says nothing. Weights are bytes of source files."""
 
-    def begin(self, weight: int) -> None:
+    def begin(self, pictures: int, weight: int) -> None:
         """The run is about to begin."""
 
     def advance(self, weight: float) -> None:
@@ -112,6 +116,7 @@ def upscale(
         shape, dtype, bands = picture.shape, picture.dtype, picture.bands()
     else:
         given = np.asarray(image)
+        given = given.astype(given.dtype.newbyteorder("="), copy=False)
         pixels = given[..., None] if given.ndim == 2 else given
         _check_pixels(pixels)
         shape, dtype, bands = (pixels.shape[0], pixels.shape[1], pixels.shape[2]), pixels.dtype, [pixels]
@@ -144,12 +149,15 @@ def upscale_path(
     nothing can be done at all.
     """
     job, progress = job or Job(), progress or Progress()
-    paths = [Path(entry) for entry in ([sources] if isinstance(sources, (Path, str)) else sources)]
+    given = [sources] if isinstance(sources, (Path, str)) else list(sources)
+    if "" in (*given, output):  # as a path it would be the present folder
+        raise UsageError("a name is empty; `.` is the present folder")
+    paths = [Path(entry) for entry in given]
     workshop = Workshop(job)
     listing = list_pictures(paths, None if output is None else Path(output), workshop.job)
     report = Report(ignored=listing.ignored)
     run = _Run(workshop, progress, report, resume=resume, overwrite=overwrite, dry_run=dry_run)
-    progress.begin(sum(item.weight for item in listing.items))
+    progress.begin(len(listing.items), sum(item.weight for item in listing.items))
     with run:
         for item in listing.items:
             run.do(item)
@@ -160,11 +168,13 @@ def _check_pixels(pixels: Array) -> None:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or 0 in pixels.shape:
         raise ShapeError(f"want (H, W) or (H, W, 1|2|3|4) without an empty side, got {pixels.shape}")
     if pixels.dtype not in KINDS:
-        raise ShapeError(f"want uint8, uint16 or float32 in 0..1, got {pixels.dtype}")
-    if pixels.dtype == np.float32 and not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ShapeError(
-            f"float pixels reach from {pixels.min():g} to {pixels.max():g}; divide by their white level first"
-        )
+        raise ShapeError(f"want uint8, uint16 or float32 in 0..1, got {pixels.dtype}; convert it with .astype")
+    if pixels.dtype == np.float32:
+        low, high = float(pixels.min()), float(pixels.max())
+        if math.isnan(low) or low < 0:
+            raise ShapeError(f"float pixels reach down to {low:g}; they must lie in 0..1")
+        if high > 1:
+            raise ShapeError(f"float pixels reach up to {high:g}; divide by their white level first")
 
 
 # ---- the run
@@ -183,9 +193,9 @@ class _Run:
         self._overwrite = overwrite
         self._dry_run = dry_run
         self._journals: dict[Path, Journal] = {}
-        self._pending: deque[tuple[Item, Callable[[], Result]]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._told = 0.0  # how much of the present item's weight the progress has heard of
-        self._speeds: dict[tuple[int, ...], float] = {}
+        self._speeds: dict[tuple[object, ...], float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -199,21 +209,25 @@ class _Run:
         """One picture, whatever becomes of it."""
         self._told = 0.0
         try:
-            self._do(item)
+            result = self._do(item)
         except (SuperfineError, MemoryError, OSError) as error:
-            self._finish(_failure(item, error), item.weight - self._told)
+            result = _failure(item, error)
+        if result is not None:
+            self._finish(result, item.weight - self._told)
+        while self._pending and (len(self._pending) > _PENDING_FILES or self._pending[0].encoding.over):
+            self._settle()
 
-    def _do(self, item: Item) -> None:
+    def _do(self, item: Item) -> Result | None:
+        """The result, or None where it will be there once the picture is encoded."""
         job = self._workshop.job
         if item.problem:
-            raise OutputError(f"{item.output}: {item.problem}")
+            raise SourceError(item.problem)
         journal = self._journal(item.journal) if item.journal is not None else None
         if self._resume and journal is not None and journal.done(item.source, item.output, self._workshop.fingerprint):
-            self._finish(Result(item.source, item.output, "skipped", "done before, unchanged"), item.weight)
-            return
+            return Result(item.source, item.output, "skipped", "done before, unchanged")
         before = stamp(item.source)
-        entry = format_of(item.output)
         picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white)
+        entry = format_of(item.output)
         if picture.orientation != 1 and not (entry.turns and entry.name == picture.format.name):
             picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white, upright=True)
         self._may_write(item, journal)
@@ -231,13 +245,18 @@ class _Run:
         route = self._workshop.route(picture.shape, picture.dtype, target, dtype, held)
         result = self._describe(item, picture, route, notes)
         if self._dry_run:
-            self._finish(replace(result, status="planned", seconds=self._guess(route, picture)), item.weight)
-            return
+            return replace(result, status="planned", seconds=self._guess(route, picture))
         item.output.parent.mkdir(parents=True, exist_ok=True)
-        self._start(item, picture, route, result, before)
-
-    def _start(self, item: Item, picture: Picture, route: Route, result: Result, before: tuple[int, int]) -> None:
+        # Pictures that are still encoded take memory too; what each of them has fixed is the same.
+        while self._pending and self._taken() + route.memory - FIXED_BYTES > self._workshop.limit:
+            self._settle()
         started = time.perf_counter()
+        encoding = self._start(item, picture, route, before)
+        self._pending.append(_Pending(item, result, encoding, started, route.memory))
+        return None
+
+    def _start(self, item: Item, picture: Picture, route: Route, before: tuple[int, int]) -> "_Encoding":
+        """Enlarge; when this returns the encoder has all rows."""
         shape = (*route.target, picture.shape[2])
         job = self._workshop.job
 
@@ -261,20 +280,19 @@ class _Run:
                 encoding.stop()
                 raise
 
-        def finished() -> Result:
-            encoding.wait()
-            return replace(result, seconds=time.perf_counter() - started)
+        return encoding
 
-        self._pending.append((item, finished))
-        while len(self._pending) > _PENDING_FILES:
-            self._settle()
+    def _taken(self) -> int:
+        return sum(pending.memory - FIXED_BYTES for pending in self._pending) + FIXED_BYTES
 
     def _settle(self) -> None:
-        item, finished = self._pending.popleft()
+        pending = self._pending.popleft()
         try:
-            self._finish(finished(), 0)
+            pending.encoding.wait()
+            result = replace(pending.result, seconds=pending.encoding.ended - pending.started)
         except (SuperfineError, MemoryError, OSError) as error:
-            self._finish(_failure(item, error), 0)
+            result = _failure(pending.item, error)
+        self._finish(result, 0)
 
     def _advance(self, weight: float) -> None:
         self._told += weight
@@ -291,9 +309,9 @@ class _Run:
         return self._journals[folder]
 
     def _may_write(self, item: Item, journal: Journal | None) -> None:
-        if not item.output.exists():
+        if not os.path.exists(item.output):
             return
-        if item.output.is_dir():
+        if os.path.isdir(item.output):
             raise OutputError(f"{item.output}: is a folder where the output should go")
         if item.output.samefile(item.source):
             raise OutputError(f"{item.output}: the output is the source itself; choose another name with -o")
@@ -321,19 +339,30 @@ class _Run:
         )
 
     def _guess(self, route: Route, picture: Picture) -> float:
-        """Seconds that the networks will take, from one measured tile of each."""
-        seconds, pixels = 0.0, picture.shape[0] * picture.shape[1]
-        for engine, tile in zip(route.engines, route.tiles, strict=True):
-            key = (engine.scale, tile)
-            if key not in self._speeds:
-                piece = np.zeros((1, tile, tile, picture.shape[2]), picture.dtype)
-                engine(piece)
+        """Seconds that enlarging will take, from a measured piece."""
+        rows, cols = (min(side, _SAMPLE) for side in picture.size)
+        key = (route.engines, route.tiles, route.worked, picture.shape[2], rows, cols)
+        if key not in self._speeds:
+            target = (-(-rows * route.target[0] // picture.size[0]), -(-cols * route.target[1] // picture.size[1]))
+            sample = replace(route, target=target)
+            pixels = np.zeros((rows, cols, picture.shape[2]), picture.dtype)
+            for _ in range(2):  # the first prepares the engines
                 started = time.perf_counter()
-                engine(piece)
-                self._speeds[key] = (time.perf_counter() - started) / tile**2
-            seconds += pixels * self._speeds[key]
-            pixels *= engine.scale**2
-        return seconds
+                for _ in sample.bands(pixels.shape, [pixels]):
+                    pass
+                self._speeds[key] = (time.perf_counter() - started) / (rows * cols)
+        return picture.size[0] * picture.size[1] * self._speeds[key]
+
+
+@dataclass
+class _Pending:
+    """A picture whose rows are all made, and that is still being encoded."""
+
+    item: Item
+    result: Result
+    encoding: "_Encoding"
+    started: float
+    memory: int
 
 
 def _failure(item: Item, error: BaseException) -> Result:
@@ -355,6 +384,7 @@ class _Encoding:
         # None is the end of the picture; giving up is an event, which a full queue can't hold up.
         self._bands: queue.Queue[Array | None] = queue.Queue(QUEUED_BANDS)
         self._failure: BaseException | None = None
+        self.ended = 0.0
         self._given_up = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(save,), name="superfine-encode")
@@ -362,6 +392,11 @@ class _Encoding:
     def start(self) -> None:
         """Begin. Ctrl-C may fall into the middle of this, so `stop` is safe at any moment."""
         self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        """The file is there, or will never be."""
+        return self._over.is_set()
 
     def put(self, band: Array | None) -> None:
         """Hand over a band, or None after the last one; waits while the queue is full.
@@ -402,6 +437,7 @@ class _Encoding:
         except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
             self._failure = error
         finally:
+            self.ended = time.perf_counter()
             self._over.set()
 
 
