@@ -212,6 +212,25 @@ def test_a_dry_run_tells_and_writes_nothing(picture: Maker) -> None:
     assert list(source.parent.iterdir()) == [source]
 
 
+def test_what_must_be_held_whole_is_said_before_it_begins(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((13000, 13000), np.uint8)).save(tmp_path / "a.png", compress_level=1)
+
+    heard: list[str] = []
+
+    class Listening(superfine.Progress):
+        def warn(self, message: str) -> None:
+            heard.append(message)
+
+    listening = Listening()
+    superfine.upscale_path(tmp_path / "a.png", tmp_path / "a.webp", job=NEAREST, dry_run=True, progress=listening)
+    assert len(heard) == 1
+    assert listening.heard[0].startswith(
+        f"{tmp_path / 'a.png'}: can't be written in rows as it is, so it is held whole"
+    )
+    superfine.upscale_path(tmp_path / "a.png", tmp_path / "b.png", job=NEAREST, dry_run=True, progress=listening)
+    assert len(heard) == 1
+
+
 # ---- folders
 
 

@@ -46,12 +46,18 @@ class Terminal(Progress):
         if self._bar is not None:
             self._bar.advance(self._task, weight)
 
+    def warn(self, message: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(_shown(message), markup=False, highlight=False)
+        else:
+            print(_shown(message), file=sys.stderr)  # noqa: T201
+
     def finish(self, result: Result) -> None:
         self._finished += 1
         if self._bar is not None:
             self._bar.update(self._task, description=f"{self._finished} of {self._pictures}")
             if result.status == "failed":
-                self._bar.console.print(f"failed: {result.message}", markup=False, highlight=False)
+                self.warn(f"failed: {result.message}")
 
     def summary(self, report: Report) -> None:
         """What was made or planned, what happened to it on the way, and what failed, by name."""

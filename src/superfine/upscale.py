@@ -34,6 +34,8 @@ Array = npt.NDArray[np.generic]
 
 _PENDING_FILES: Final = 2
 _POLL_SECONDS: Final = 0.2
+# Bytes that a picture is held in before it is worth a word.
+_WORTH_SAYING: Final = 500_000_000
 # Side of the piece that a dry run measures.
 _SAMPLE: Final = 512
 
@@ -81,6 +83,9 @@ class Progress:
 
     def begin(self, pictures: int, weight: int) -> None:
         """The run is about to begin."""
+
+    def warn(self, message: str) -> None:
+        """What a person should know before a picture is begun."""
 
     def advance(self, weight: float) -> None:
         """So much of it is done."""
@@ -244,6 +249,11 @@ class _Run:
         held += 0 if entry.streams else target[0] * target[1] * picture.shape[2] * dtype.itemsize
         route = self._workshop.route(picture.shape, picture.dtype, target, dtype, held)
         result = self._describe(item, picture, route, notes)
+        if held > _WORTH_SAYING:
+            which = "read" if not picture.streams else "written"
+            self._progress.warn(
+                f"{item.source}: can't be {which} in rows as it is, so it is held whole: about {result.memory_gb:g} GB"
+            )
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(route, picture))
         item.output.parent.mkdir(parents=True, exist_ok=True)
