@@ -1,10 +1,10 @@
-"""Levels, luma and light against their standards."""
+"""Levels and luma against their standards."""
 
 import numpy as np
 import pytest
 from skimage.color import rgb2ycbcr
 
-from superfine.color import KINDS, from_linear, full_luma, limited_luma, to_kind, to_linear, to_unit
+from superfine.color import KINDS, full_luma, limited_luma, to_kind, to_unit
 from superfine.errors import ShapeError
 
 RGB = np.random.default_rng(0).random((50, 40, 3))
@@ -47,14 +47,3 @@ def test_limited_luma_is_matlabs():
 def test_full_luma_is_limited_luma_on_another_range():
     np.testing.assert_allclose(full_luma(RGB), (limited_luma(RGB) * 255 - 16) / 219, atol=2e-6)
     assert full_luma(np.ones((1, 3), np.float32)).dtype == np.float32
-
-
-@pytest.mark.parametrize(("srgb", "linear"), [(0, 0), (0.04045, 0.0031308), (0.5, 0.21404114), (1, 1)])
-def test_srgb_at_known_places(srgb, linear):
-    assert to_linear(np.array(float(srgb))) == pytest.approx(linear, abs=1e-7)
-    assert from_linear(np.array(float(linear))) == pytest.approx(srgb, abs=1e-6)
-
-
-def test_srgb_there_and_back():
-    np.testing.assert_allclose(from_linear(to_linear(RGB)), RGB, atol=1e-7)
-    assert to_linear(RGB.astype(np.float32)).dtype == np.float32

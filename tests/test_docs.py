@@ -62,12 +62,29 @@ def test_help_is_printed(verb: str) -> None:
 
 
 def shown_commands(text: str) -> Iterator[list[str]]:
-    """The calls of superfine in the code blocks of a document, as words."""
-    for block in re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for call in line.strip().removeprefix("$ ").split("&&"):
-                if call.strip().startswith("superfine "):
-                    yield shlex.split(call, comments=True)
+    """The calls of superfine in the code of a document, fenced or indented, as words."""
+    fenced = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^ {4}(?:.*&& )?superfine .*", text, re.MULTILINE)
+    for line in "\n".join([*fenced, *indented]).replace("\\\n", " ").splitlines():
+        for call in line.strip().removeprefix("$ ").split("&&"):
+            if call.strip().startswith("superfine "):
+                yield shlex.split(call, comments=True)
+
+
+def test_commands_are_found_where_they_stand() -> None:
+    """Whatever way a document shows them; else the next test holds nothing."""
+    shown = (
+        "```\n$ superfine a \\\n  b\n```\n\n    pip install . && superfine c # d\n    x.superfine\n    superfine e\n"
+    )
+    assert list(shown_commands(shown)) == [["superfine", *words] for words in ("ab", "c", "e")]
+    assert len(list(shown_commands(read(ROOT / "README.md")))) >= 4
+
+
+def test_readme_lists_the_options_of_upscale() -> None:
+    (listed,) = re.findall(r"^Options of `upscale`: ([^;]*);", read(ROOT / "README.md"), re.MULTILINE)
+    params = [option for option in COMMANDS["superfine upscale"].params if option.param_type_name == "option"]
+    words = {word for option in params for word in (*option.opts, *option.secondary_opts) if word.startswith("--")}
+    assert sorted(re.findall(r"--[a-z-]+", listed)) == sorted(words)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

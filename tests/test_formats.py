@@ -314,6 +314,28 @@ def test_white_level(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_png(output)[0], doubled(np.rint(pixels / 4 * 65535).astype(np.uint16)))
 
 
+def test_white_level_is_of_colours_and_not_of_alpha(tmp_path: Path) -> None:
+    pixels = noise(9, 13, 4, np.float32) * np.float32([4, 4, 4, 1])
+    pixels[0, 0] = (2, 2, 2, 1)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_allclose(seen_tiff(enlarged(tmp_path / "a.tif", white=4.0)), doubled(pixels), rtol=1e-6)
+    output, _ = read_png(enlarged(tmp_path / "a.tif", tmp_path / "b.png", white=4.0))
+    np.testing.assert_array_equal(
+        output, doubled(np.rint(pixels / np.float32([4, 4, 4, 1]) * np.float32(65535)).astype(np.uint16))
+    )
+    assert output[0, 0].tolist() == [32768, 32768, 32768, 65535]
+
+
+@pytest.mark.parametrize("alpha", [2, -1, np.nan])
+def test_alpha_outside_its_range_is_refused(tmp_path: Path, alpha: float) -> None:
+    pixels = np.full((9, 13, 2), (3, alpha), np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", extrasamples=["unassalpha"])
+    assert run(tmp_path / "a.tif", white=4.0).message == (
+        f"{tmp_path / 'a.tif'}: float alpha from {alpha} to {alpha}, outside 0 to 1;"
+        " --white is about colours only, so rescale it first"
+    )
+
+
 # ---- from one format to another
 
 

@@ -1,6 +1,7 @@
 """What survives besides the pixels; Pillow is the witness."""
 
-import subprocess
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
+from memory import measured, peak_megabytes
 from pictures import Array, chunk, doubled, enlarged, noise, png, png_chunks, ramps, seen, with_bytes
-from superfine.errors import MissingExtraError, OutputError, ShapeError, SourceError, UsageError
+from superfine.errors import MissingExtraError, OutputError, ShapeError, SourceError, TooLargeError, UsageError
 from superfine.exif import add_to_tiff, exif_block, pack_exif, tiff_block
 from superfine.image import codecs, format_of, open_picture, save_picture
 
@@ -313,25 +315,108 @@ def test_names_that_are_no_text(tmp_path: Path, small: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(list(open_picture(path).bands())), noise(5, 7, 3))
 
 
-# ---- streaming
-
-MEASURE = """
-import sys
-from pathlib import Path
-import superfine
-(result,) = superfine.upscale_path(Path(sys.argv[1]), job=superfine.Job(model="nearest", scale=1.5)).results
-assert result.status == "done", result.message
-print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])  # ru_maxrss outlives exec
-"""
+# ---- sources that change under the hand
 
 
-def peak_megabytes(source: Path) -> float:
-    run = subprocess.run([sys.executable, "-c", MEASURE, str(source)], capture_output=True, text=True, check=True)
-    return int(run.stdout) / 1e3
+def other(path: Path, how: str) -> None:
+    match how:
+        case "gone":
+            path.unlink()
+        case "text":
+            path.write_bytes(b"This is not a picture.")
+        case "size":
+            path.write_bytes(png(noise(6, 7, 3)))
+        case "depth":
+            path.write_bytes(png(noise(5, 7, 3), bits=16))
+        case "cut":
+            path.write_bytes(path.read_bytes()[:90])
+
+
+CHANGES = {
+    "gone": "can't be read: No such file or directory",
+    "text": "not a picture that superfine reads",
+    "size": "isn't the picture that it was a moment ago",
+    "depth": "isn't the picture that it was a moment ago",
+    "cut": "damaged or cut off: ",
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_changed_before_its_rows_are_read(small: Path, how: str) -> None:
+    picture = open_picture(small)
+    other(small, how)
+    with pytest.raises(SourceError, match=f"^{re.escape(str(small))}: {CHANGES[how]}[^\n]*$"):
+        list(picture.bands())
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_changed_before_the_output_is_whole(tmp_path: Path, kind: str, how: str) -> None:
+    """What was read at first is written; only the text of a PNG is fetched last, and then missed in one sentence."""
+    source, output = tagged(tmp_path / f"a{kind}"), tmp_path / "b.png"
+    picture = open_picture(source)
+    other(source, how)
+    made = noise(48, 80, 3)
+    if (kind, how) == (".png", "gone"):
+        with pytest.raises(SourceError, match=r"a\.png: can't be read: No such file or directory$"):
+            save_picture(output, [made], made.shape, made.dtype, like=picture)
+        assert not output.exists()
+    else:
+        save_picture(output, [made], made.shape, made.dtype, like=picture)
+        assert facts(output)["artist"] == "A. Person"
+        assert facts(output)["icc"] == ICC
+
+
+# ---- what is decoded, and how often
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_opening_decodes_no_pixel(tmp_path: Path, kind: str) -> None:
+    """Half of the file is gone: only who reads rows finds out."""
+    source = tmp_path / f"a{kind}"
+    Image.fromarray(noise(200, 300, 3)).save(source, exif=exif(6))
+    os.truncate(source, source.stat().st_size // 2)
+    picture = open_picture(source, upright=True)
+    assert picture.shape == (300, 200, 3)
+    with pytest.raises(SourceError, match="damaged or cut off: "):
+        list(picture.bands())
+
+
+@pytest.mark.parametrize(("to", "count"), [(".png", 1), (".heic", 2)], ids=[".png", ".heic"])
+def test_heic_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, count: int) -> None:
+    """What is written is held by the same class, and counts too."""
+    source, loaded = tagged(tmp_path / "a.heic"), []
+    load = pillow_heif.HeifImage.load
+
+    def counted(image: Any) -> None:
+        loaded.append(image)
+        load(image)
+
+    monkeypatch.setattr(pillow_heif.HeifImage, "load", counted)
+    enlarged(source, tmp_path / f"b{to}")
+    assert len({id(image) for image in loaded}) == count
+
+
+def test_size_is_checked_before_heic_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pillow_heif.HeifImage, "load", None)
+    with pytest.raises(TooLargeError, match="over the limit of 0"):
+        open_picture(tagged(tmp_path / "a.heic"), max_megapixels=0.0001)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux")
+@measured
+def test_turned_pictures_are_held_once(tmp_path: Path) -> None:
+    """60 MB of pixels, turned on the way to PNG, take not 90 MB more than the same upright."""
+    peaks = []
+    for orientation in (1, 6):
+        source = tmp_path / f"{orientation}.jpg"
+        Image.fromarray(np.tile(ramps(500, 4000), (10, 1, 1))).save(source, exif=exif(orientation))
+        peaks.append(peak_megabytes(source, tmp_path / f"{orientation}.png", scale=1))
+    assert peaks[1] - peaks[0] < 90, peaks
+
+
+@pytest.mark.slow
+@measured
 @pytest.mark.parametrize("kind", [".tif", ".jpg", ".png"])
 def test_memory_does_not_grow_with_height(tmp_path: Path, kind: str) -> None:
     """Ten times as high: 108 MB more pixels in, 243 MB more out, and not 40 MB more memory."""
@@ -340,7 +425,7 @@ def test_memory_does_not_grow_with_height(tmp_path: Path, kind: str) -> None:
         pixels = np.tile(ramps(500, 2000), (rows // 500, 1, 1))
         options = {"compression": "tiff_lzw"} if kind == ".tif" else {}
         Image.fromarray(pixels).save(tmp_path / f"{rows}{kind}", **options)
-        peaks.append(peak_megabytes(tmp_path / f"{rows}{kind}"))
+        peaks.append(peak_megabytes(tmp_path / f"{rows}{kind}", tmp_path / f"{rows}_out{kind}"))
     assert peaks[1] < peaks[0] + 40, peaks
 
 

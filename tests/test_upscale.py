@@ -213,7 +213,7 @@ def test_a_dry_run_tells_and_writes_nothing(picture: Maker) -> None:
 
 
 def test_what_must_be_held_whole_is_said_before_it_begins(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((13000, 13000), np.uint8)).save(tmp_path / "a.png", compress_level=1)
+    Image.fromarray(np.zeros((8000, 8000, 3), np.uint8)).save(tmp_path / "a.png", compress_level=1)
 
     heard: list[str] = []
 
@@ -224,7 +224,7 @@ def test_what_must_be_held_whole_is_said_before_it_begins(tmp_path: Path) -> Non
     listening = Listening()
     superfine.upscale_path(tmp_path / "a.png", tmp_path / "a.webp", job=NEAREST, dry_run=True, progress=listening)
     assert len(heard) == 1
-    assert listening.heard[0].startswith(
+    assert heard[0].startswith(
         f"{tmp_path / 'a.png'}: can't be written in rows as it is, so it is held whole"
     )
     superfine.upscale_path(tmp_path / "a.png", tmp_path / "b.png", job=NEAREST, dry_run=True, progress=listening)
@@ -332,6 +332,30 @@ def test_names_that_no_encoding_knows_and_circles_of_links(picture: Maker, tmp_p
     assert "loop.png: can't be read" in report.failed[0].message
     said = run("upscale", tmp_path / "in", "-o", tmp_path / "again", "--model", "nearest", "--json")
     assert "gr\\udcfc.png" in said.stdout
+
+
+def test_what_a_format_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 9000), np.uint8)).save(tmp_path / "long.png")
+    report = superfine.upscale_path(tmp_path / "long.png", tmp_path / "long.webp", job=NEAREST)
+    assert "18000 x 4 is more than WEBP's 16383 pixels a side; write PNG or TIFF" in report.failed[0].message
+
+
+@pytest.mark.slow
+def test_a_source_that_is_cut_short_while_it_is_read_fails_and_the_rest_goes_on(picture: Maker, tmp_path: Path) -> None:
+    """Seen as a bus error once: a mapped file that shrinks kills the process."""
+    rows = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3), dtype=np.uint8)
+    Image.fromarray(rows).save(tmp_path / "a.jpg", quality=95)
+    last = picture("b.png")
+
+    class Cutting(superfine.Progress):
+        def advance(self, weight: float) -> None:
+            if weight > 0 and (tmp_path / "a.jpg").stat().st_size > 1000:
+                os.truncate(tmp_path / "a.jpg", 1000)
+
+    sources = [tmp_path / "a.jpg", last]
+    report = superfine.upscale_path(sources, tmp_path / "out", job=Job(model="fast"), progress=Cutting())
+    assert {result.source.name: result.status for result in report.results} == {"a.jpg": "failed", "b.png": "done"}
+    assert "a.jpg: damaged or cut off" in report.failed[0].message
 
 
 @pytest.mark.parametrize(("name", "bits"), [("a.avif", 12), ("a.jpg", 8), ("a.webp", 8)])

@@ -1,7 +1,7 @@
 """Colour and levels as the field uses them: 0..1 in float, whole levels in files.
 
-BT.601 luma, limited and full range; sRGB and linear light: these functions take and
-return floating arrays whose last axis is the channel, in 0..1.
+BT.601 luma, limited and full range, is made of floating arrays whose last axis is the
+channel, in 0..1.
 """
 
 from typing import Any
@@ -14,11 +14,9 @@ from superfine.errors import ShapeError
 __all__ = [
     "FULL_LUMA",
     "KINDS",
-    "from_linear",
     "full_luma",
     "limited_luma",
     "to_kind",
-    "to_linear",
     "to_unit",
 ]
 
@@ -66,17 +64,3 @@ def limited_luma(rgb: Floats) -> Floats:
     Source: MATLAB rgb2ycbcr (BT.601 limited range); papers crop and compare this.
     """
     return (rgb @ _LIMITED_LUMA.astype(rgb.dtype) + rgb.dtype.type(16)) / rgb.dtype.type(255)
-
-
-def to_linear(srgb: Floats) -> Floats:
-    """sRGB in 0..1 -> linear light in 0..1. Source: IEC 61966-2-1."""
-    low = srgb / 12.92
-    high = ((np.maximum(srgb, 0) + 0.055) / 1.055) ** 2.4
-    return np.where(srgb <= 0.04045, low, high).astype(srgb.dtype)
-
-
-def from_linear(linear: Floats) -> Floats:
-    """Linear light in 0..1 -> sRGB in 0..1. Source: IEC 61966-2-1."""
-    low = linear * 12.92
-    high = 1.055 * np.maximum(linear, 0) ** (1 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, low, high).astype(linear.dtype)

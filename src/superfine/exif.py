@@ -24,6 +24,8 @@ _MAGIC: Final = b"Exif\0\0"
 _LARGEST: Final = 16_000_000
 _FARTHEST: Final = 2**62
 _MOST_TAGS: Final = 4096
+# All reads of one block together, since tags may all lead to the same bytes.
+_MOST_BYTES: Final = 64_000_000
 # Kind -> bytes of a value, and of the numbers it consists of (rationals are two).
 _SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _WORDS: Final = {**_SIZES, 5: 4, 10: 4}
@@ -48,7 +50,7 @@ _Read = Callable[[int, int], bytes]
 
 
 def tiff_block(path: Path) -> Block:
-    """The first directory of a TIFF file, without what is larger than 16 MB; empty where there is none."""
+    """The first directory of a TIFF file, 64 MB of it at most, no tag over 16 MB; empty where there is none."""
     with path.open("rb") as file:
 
         def read(place: int, count: int) -> bytes:
@@ -117,7 +119,14 @@ def _short(value: int) -> Tag:
     return Tag(3, struct.pack("<H", value))
 
 
-def _first(read: _Read) -> Block:
+def _first(unbounded: _Read) -> Block:
+    left = _MOST_BYTES
+
+    def read(place: int, count: int) -> bytes:
+        nonlocal left
+        left -= count
+        return unbounded(place, count) if left >= 0 else b""
+
     head = read(0, 16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 8:
@@ -137,11 +146,13 @@ def _directory(read: _Read, order: str, place: int, *, big: bool, depth: int = 0
     entry_size = struct.calcsize(entry_code) + room
     entries = read(place + len(raw), min(count, _MOST_TAGS) * entry_size)
     block: Block = {}
+    seen = set()
     for at in range(0, len(entries) - entry_size + 1, entry_size):
         tag, kind, number = struct.unpack_from(entry_code, entries, at)
         length = number * _SIZES.get(kind, 0)
-        if not 0 < length <= _LARGEST:
+        if tag in seen or not 0 < length <= _LARGEST:
             continue
+        seen.add(tag)
         data = entries[at + entry_size - room : at + entry_size]
         if length > room:
             data = read(int.from_bytes(data, "little" if order == "<" else "big"), length)

@@ -7,6 +7,7 @@ enlarged s times has s times the dots per inch; one that doesn't say counts as 7
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +29,8 @@ __all__ = ["FORMATS", "MAX_MEGAPIXELS", "Format", "Picture", "codecs", "format_o
 Array = npt.NDArray[np.generic]
 Shape = tuple[int, int, int]
 
+# With fewer bytes left no picture could be written: libvips only says `write error`.
+_FULL_DISK = 1 << 20
 #: Pictures with more pixels are refused unless the caller raises the limit.
 MAX_MEGAPIXELS = 1000.0
 
@@ -47,6 +50,8 @@ class Format:
     """A kind of file and what it can hold."""
 
     name: str
+    loader: str
+    """What libvips calls its reader; HEIC's is pillow-heif."""
     suffixes: tuple[str, ...]
     dtypes: tuple[np.dtype[Any], ...]
     bits: int
@@ -56,18 +61,32 @@ class Format:
     """Readers honour the orientation tag; elsewhere the pixels are turned before."""
     streams: bool = False
     """Can be read and written without holding the whole picture."""
+    longest: int = 2**31 - 1
+    """The most pixels that a side can have."""
 
+
+_PILLOW_HEIF = "pillow_heif"
 
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("png", (".png",), (_U8, _U16), bits=16, alpha=True, turns=True, streams=True),
-        Format("jpeg", (".jpg", ".jpeg", ".jpe", ".jfif"), (_U8,), bits=8, alpha=False, turns=True, streams=True),
-        Format("webp", (".webp",), (_U8,), bits=8, alpha=True, turns=True),
-        Format("avif", (".avif",), (_U8, _U16), bits=12, alpha=True, turns=False),
-        Format("tiff", (".tif", ".tiff"), (_U8, _U16, _F32), bits=32, alpha=True, turns=True, streams=True),
-        Format("gif", (".gif",), (_U8,), bits=8, alpha=True, turns=False),
-        Format("heic", (".heic", ".heif"), (_U8, _U16), bits=10, alpha=True, turns=False),
+        Format("png", "pngload", (".png",), (_U8, _U16), bits=16, alpha=True, turns=True, streams=True),
+        Format(
+            "jpeg",
+            "jpegload",
+            (".jpg", ".jpeg", ".jpe", ".jfif"),
+            (_U8,),
+            bits=8,
+            alpha=False,
+            turns=True,
+            streams=True,
+            longest=65_500,
+        ),
+        Format("webp", "webpload", (".webp",), (_U8,), bits=8, alpha=True, turns=True, longest=16_383),
+        Format("avif", "heifload", (".avif",), (_U8, _U16), bits=12, alpha=True, turns=False, longest=16_384),
+        Format("tiff", "tiffload", (".tif", ".tiff"), (_U8, _U16, _F32), bits=32, alpha=True, turns=True, streams=True),
+        Format("gif", "gifload", (".gif",), (_U8,), bits=8, alpha=True, turns=False, longest=65_535),
+        Format("heic", _PILLOW_HEIF, (".heic", ".heif"), (_U8, _U16), bits=10, alpha=True, turns=False, longest=16_384),
     )
 }
 
@@ -77,15 +96,6 @@ _MAGIC = re.compile(
 )
 _JPEG = b"\xff\xd8\xff"
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"hevx"})
-
-_LOADERS = {
-    "pngload": "png",
-    "jpegload": "jpeg",
-    "webpload": "webp",
-    "heifload": "avif",
-    "tiffload": "tiff",
-    "gifload": "gif",
-}
 
 
 def format_of(path: Path) -> Format:
@@ -118,6 +128,11 @@ class Picture:
     """What a person should know about how the file was read."""
     white: float = field(repr=False)
     turned: bool = field(repr=False)
+    """The pixels are no longer as stored: the orientation tag was obeyed."""
+    header: Any = field(repr=False, compare=False)
+    """What libvips knows of the picture as it is worked on; its pixels stay untouched."""
+    tags: Block = field(repr=False, compare=False)
+    """The directory of a TIFF, of which libvips reads little."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -135,19 +150,26 @@ class Picture:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def bands(self, rows: int = 256) -> Iterator[Array]:
-        """The pixels from top to bottom, `rows` at a time; floats are divided by the white level.
+        """The pixels from top to bottom, `rows` at a time; float colours are divided by the white level.
 
-        Raises SourceError where the file breaks off or holds values outside 0..white.
+        Raises SourceError where the file breaks off, was changed or removed since it was opened, or
+        holds colours outside 0..white or alpha outside 0..1.
         """
-        # One region that moves down: each row is decoded once, in order, whatever the strips of the file.
-        image = _decode(self.path, turned=self.turned)
-        region = _vips().Region.new(image)
-        for top in range(0, self.shape[0], rows):
-            count = min(rows, self.shape[0] - top)
-            with _Reading(self.path):
+        with _Reading(self.path):
+            image = _open(self.path, pixels=True)
+            # What is turned is held whole, once; else each row is decoded once, in order, whatever the strips of the
+            # file, by one region that moves down.
+            image = _upright(image.copy_memory()) if self.turned else _in_rgb(image)
+            if (image.height, image.width, image.bands) != self.shape or _DTYPES.get(image.format) != self.dtype:
+                raise SourceError(
+                    f"{self.path}: isn't the picture that it was a moment ago; let it settle, then try again"
+                )
+            region = _vips().Region.new(image)
+            for top in range(0, self.shape[0], rows):
+                count = min(rows, self.shape[0] - top)
                 data = region.fetch(0, top, self.shape[1], count)
-            band: Array = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-            yield _in_range(band, self.white, self.path) if self.dtype == _F32 else band
+                band: Array = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+                yield _in_range(band, self) if self.dtype == _F32 else band
 
 
 def open_picture(
@@ -155,16 +177,18 @@ def open_picture(
 ) -> Picture:
     """Read a picture's facts; no pixel is decoded yet, but for float TIFF, whose range is checked.
 
-    white: the level of white in a float TIFF, 1 unless given. upright: turn the
+    white: the level of white in a float TIFF's colours, 1 unless given. upright: turn the
     pixels as the orientation tag says. Raises SourceError, TooLargeError, or
     MissingExtraError for HEIC without its extra.
     """
     _check_file(path)
-    tags = tiff_block(path)
-    _check_tags(path, tags)
-    image = _open(path)
-    loader = image.get("vips-loader").removesuffix("_source").removesuffix("_buffer")
-    entry = FORMATS["heic" if loader == "heic" else _LOADERS[loader]]
+    with _Reading(path):
+        tags = tiff_block(path)
+        _check_tags(path, tags)
+        image = _open(path)
+        loader = image.get("vips-loader").removesuffix("_source").removesuffix("_buffer")
+        entry = next(entry for entry in FORMATS.values() if entry.loader == loader)
+        lossless = entry.name in ("png", "tiff", "gif") or (entry.name == "webp" and _webp_is_lossless(path))
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         raise TooLargeError(
@@ -178,7 +202,9 @@ def open_picture(
     if image.interpretation not in (*_COLOURS, "cmyk") or image.bands > 4:
         raise SourceError(f"{path}: {image.bands} channels of {image.interpretation}; convert it to grey or RGB first")
     orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
-    ready = _decode(path, turned=upright)
+    turned = upright and orientation > 1
+    with _Reading(path):
+        ready = _upright(image) if turned else _in_rgb(image)
     if ready.format not in _DTYPES:
         raise SourceError(f"{path}: samples are {ready.format}; superfine reads 8 and 16 bits and float32")
     dtype = _DTYPES[ready.format]
@@ -193,12 +219,14 @@ def open_picture(
         dtype=dtype,
         bits=int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8 * dtype.itemsize,
         alpha=bool(ready.hasalpha()),
-        lossless=entry.name in ("png", "tiff", "gif") or (entry.name == "webp" and _webp_is_lossless(path)),
-        streams=entry.streams and not (progressive or interlaced or (upright and orientation > 1)),
+        lossless=lossless,
+        streams=entry.streams and not (progressive or interlaced or turned),
         orientation=1 if upright else orientation,
         notes=tuple(notes),
         white=1.0 if white is None else white,
-        turned=upright,
+        turned=turned,
+        header=ready,
+        tags=tags,
     )
     if dtype == _F32:
         for _ in picture.bands():  # every value is looked at before work begins
@@ -232,7 +260,9 @@ def save_picture(
             else:
                 _encode(part, bands, shape, dtype, like, entry, quality)
     except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+        full = shutil.disk_usage(path.parent).free < _FULL_DISK
+        reason = "the disk is full" if full else error.strerror or error
+        raise OutputError(f"{path}: can't be written: {reason}") from error
 
 
 def _encode(
@@ -259,49 +289,51 @@ def _encode(
     source = vips.SourceCustom()
     source.on_read(read)
     source.on_seek(stream.seek)
-    origin = _decode(like.path, turned=like.turned)
     try:
         image = vips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
-        _saver(_with_metadata(image, origin, like, shape), part, entry, dtype, like, quality)
+        _saver(_with_metadata(image, like, shape), part, entry, dtype, like, quality)
     except vips.Error as error:
         if not failures:
             raise OSError(None, _reason(error)) from error
     if failures:
         raise failures[0]
     if entry.name == "tiff":
-        add_to_tiff(part, with_size(_exif(origin, like), shape[:2]))
+        add_to_tiff(part, with_size(_exif(like), shape[:2]))
     elif entry.name == "png":
-        append_chunks(part, _png_text(origin, like))
+        append_chunks(part, _png_text(like))
 
 
-def _with_metadata(image: Any, origin: Any, like: Picture, shape: Shape) -> Any:
-    """`image` with what `origin` says besides its pixels; libvips writes the new size into the EXIF itself."""
+def _with_metadata(image: Any, like: Picture, shape: Shape) -> Any:
+    """`image` with what the source says besides its pixels; libvips writes the new size into the EXIF itself."""
+    origin = like.header
     density = [value if value != _UNKNOWN_DENSITY else _SCREEN_DENSITY for value in (origin.xres, origin.yres)]
     image = image.copy(xres=density[0] * shape[1] / like.shape[1], yres=density[1] * shape[0] / like.shape[0])
     for name in origin.get_fields():
         if _KEPT_FIELDS.match(name) or (name == "jpeg-thumbnail-data" and not like.turned):
             image.set_type(origin.get_typeof(name), name, origin.get(name))
     kinds = _vips().GValue
-    if like.format.name == "tiff" and (exif := pack_exif(_exif(origin, like))):
+    if like.format.name == "tiff" and (exif := pack_exif(_exif(like))):
         image.set_type(kinds.blob_type, "exif-data", exif)
     # Last, since EXIF brings the old one.
     image.set_type(kinds.gint_type, "orientation", like.orientation)
     return image
 
 
-def _exif(origin: Any, like: Picture) -> Block:
+def _exif(like: Picture) -> Block:
     """The EXIF of a source; libvips reads none from TIFF."""
     if like.format.name == "tiff":
-        return tiff_block(like.path)
-    return exif_block(bytes(origin.get("exif-data"))) if origin.get_typeof("exif-data") else {}
+        return like.tags
+    return exif_block(bytes(like.header.get("exif-data"))) if like.header.get_typeof("exif-data") else {}
 
 
-def _png_text(origin: Any, like: Picture) -> Iterator[bytes]:
-    for chunk in text_chunks(like.path):
-        if not chunk[8:].startswith(XMP_KEYWORD + b"\0"):
-            yield chunk
-    if origin.get_typeof("xmp-data"):
-        yield xmp_chunk(bytes(origin.get("xmp-data")))
+def _png_text(like: Picture) -> Iterator[bytes]:
+    if like.format.name == "png":
+        with _Reading(like.path):
+            for chunk in text_chunks(like.path):
+                if not chunk[8:].startswith(XMP_KEYWORD + b"\0"):
+                    yield chunk
+    if like.header.get_typeof("xmp-data"):
+        yield xmp_chunk(bytes(like.header.get("xmp-data")))
 
 
 def _saver(image: Any, part: Path, entry: Format, dtype: np.dtype[Any], like: Picture, quality: int | None) -> None:
@@ -324,7 +356,8 @@ def _saver(image: Any, part: Path, entry: Format, dtype: np.dtype[Any], like: Pi
             # The predictor for floats is one that few programs know.
             predictor = "none" if dtype == _F32 else "horizontal"
             if dtype == _F32 and like.white != 1:
-                image = (image * like.white).cast("float")
+                colours = image.bands - like.alpha
+                image = (image * ([like.white] * colours + [1.0] * like.alpha)).cast("float")
             large = image.width * image.height * image.bands * dtype.itemsize > 3_900_000_000
             image.tiffsave(target, compression="deflate", predictor=predictor, bigtiff=large)
         case "gif":
@@ -336,19 +369,16 @@ def codecs() -> dict[str, str]:
     vips = _vips()
     states = {}
     for entry in FORMATS.values():
-        loader = next((loader for loader, name in _LOADERS.items() if name == entry.name), None)
-        if loader is None:
+        if entry.loader == _PILLOW_HEIF:
             try:
                 states[entry.name] = f"ready, pillow-heif {_heif().__version__}"
             except MissingExtraError as error:
                 states[entry.name] = str(error)
-        else:
-            ready = vips.type_find("VipsOperation", f"{loader}_source") and vips.type_find(
-                "VipsOperation", f"{loader[:-4]}save"
-            )
-            states[entry.name] = (
-                f"ready, libvips {vips.version(0)}.{vips.version(1)}.{vips.version(2)}" if ready else "missing"
-            )
+            continue
+        parts = (f"{entry.loader}_source", entry.loader.replace("load", "save"))
+        ready = all(vips.type_find("VipsOperation", part) for part in parts)
+        number = ".".join(str(vips.version(place)) for place in range(3))
+        states[entry.name] = f"ready, libvips {number}" if ready else "missing"
     return states
 
 
@@ -456,29 +486,54 @@ def _is_heic(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and bool(_HEIC_BRANDS & found) and b"avif" not in found
 
 
-def _open(path: Path) -> Any:
-    with _Reading(path):
-        head = _head(path)
-        if _is_heic(head):
-            return _open_heic(path)
-        # A source, not a name: libvips reads options out of names such as `scan[1].tif`.
-        vips = _vips()
-        source = vips.Source.new_from_file(os.fsencode(path))
-        # libjpeg only warns of wrong pixels; in the others a warning is about a tag.
-        fail_on = "warning" if head.startswith(_JPEG) else "error"
-        return vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
+def _open(path: Path, *, pixels: bool = False) -> Any:
+    """A picture as stored, to be read once from top to bottom; without `pixels` only its header may be asked."""
+    head = _head(path)
+    if _is_heic(head):
+        return _open_heic(path, pixels=pixels)
+    # A source of our own, not a name: libvips reads options out of names such as `scan[1].tif`, and maps
+    # files into memory, where one that somebody shortens meanwhile would kill the process.
+    vips = _vips()
+    file = _File(path)
+    source = vips.SourceCustom()
+    source.on_read(file.read)
+    source.on_seek(file.seek)
+    # libjpeg only warns of wrong pixels; in the others a warning is about a tag.
+    fail_on = "warning" if head.startswith(_JPEG) else "error"
+    return vips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
 
 
-def _decode(path: Path, *, turned: bool) -> Any:
-    """The picture as superfine works on it: grey or RGB, straight alpha last, upright if asked."""
-    image = _open(path)
-    with _Reading(path):
-        if image.interpretation == "cmyk":
-            depth = 16 if image.format == "ushort" else 8
-            image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative", depth=depth)
-        if turned and image.get_typeof("orientation") and image.get("orientation") > 1:
-            image = image.copy_memory().autorot()
-    return image
+class _File:
+    """Bytes of a file for libvips; closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def read(self, count: int) -> bytes:
+        try:
+            return os.read(self._handle, count)
+        except OSError:  # libvips finds the file cut off, and says so
+            return b""
+
+    def seek(self, offset: int, whence: int) -> int:
+        return os.lseek(self._handle, offset, whence)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+
+def _in_rgb(image: Any) -> Any:
+    """The picture as superfine works on it, grey or RGB; no pixel is decoded yet."""
+    if image.interpretation != "cmyk":
+        return image
+    depth = 16 if image.format == "ushort" else 8
+    return image.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative", depth=depth)
+
+
+def _upright(image: Any) -> Any:
+    """The same, turned as its orientation tag says; to read it, `image` must lie in memory."""
+    return _in_rgb(image).autorot()
 
 
 def _notes(image: Any, pages: int, entry: Format, *, premultiplied: bool) -> Iterator[str]:
@@ -497,13 +552,22 @@ def _notes(image: Any, pages: int, entry: Format, *, premultiplied: bool) -> Ite
         yield f"{bits} bit{'s' if bits > 1 else ''} a sample widened to 8"
 
 
-def _in_range(band: Array, white: float, path: Path) -> Array:
-    values: npt.NDArray[np.float32] = band.astype(np.float32) / np.float32(white)
-    low, high = float(values.min()), float(values.max())
+def _in_range(band: Array, picture: Picture) -> Array:
+    """float32 in 0..1: colours divided by the level of white, alpha as it is."""
+    values = band.astype(np.float32)
+    colours, alpha = np.split(values, [band.shape[2] - picture.alpha], axis=2)
+    colours /= np.float32(picture.white)
+    low, high = float(colours.min()), float(colours.max())
     if not (low >= 0 and high <= 1):  # NaN fails both
+        white = picture.white
         raise SourceError(
-            f"{path}: float samples from {low * white:g} to {high * white:g}, outside 0 to {white:g};"
+            f"{picture.path}: float samples from {low * white:g} to {high * white:g}, outside 0 to {white:g};"
             " say which level is white with --white LEVEL"
+        )
+    if picture.alpha and not (alpha.min() >= 0 and alpha.max() <= 1):
+        raise SourceError(
+            f"{picture.path}: float alpha from {alpha.min():g} to {alpha.max():g}, outside 0 to 1;"
+            " --white is about colours only, so rescale it first"
         )
     return values
 
@@ -532,19 +596,22 @@ def _heif() -> ModuleType:
     return module
 
 
-def _open_heic(path: Path) -> Any:
+def _open_heic(path: Path, *, pixels: bool) -> Any:
     heif, vips = _heif(), _vips()
     try:
         file = heif.open_heif(path, convert_hdr_to_8bit=False)
-        pixels = np.asarray(file)
+        stored = np.asarray(file) if pixels else None
     except (ValueError, RuntimeError, EOFError, OSError) as error:
         raise SourceError(f"{path}: damaged or cut off: {_reason(error)}") from error
-    grey = pixels.ndim == 2 or pixels.shape[2] < 3
-    deep = pixels.dtype == _U16
-    colours = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
-    image = vips.Image.new_from_array(pixels).copy(interpretation=colours)
+    mode, _, deep = file.mode.partition(";")  # L, LA, RGB or RGBA, and the bits where they are more than 8
+    if stored is None:  # an image of the same kind, black where it would be looked at
+        image = vips.Image.black(*file.size, bands=len(mode)).cast("ushort" if deep else "uchar")
+    else:
+        image = vips.Image.new_from_array(stored)
+    grey = image.bands < 3
+    image = image.copy(interpretation=("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb"))
     bits = int(file.info.get("bit_depth", 8))
-    image.set_type(vips.GValue.gstr_type, "vips-loader", "heic")
+    image.set_type(vips.GValue.gstr_type, "vips-loader", _PILLOW_HEIF)
     image.set_type(vips.GValue.gint_type, "bits-per-sample", bits)
     image.set_type(vips.GValue.gint_type, "n-pages", len(file))
     for name, key in _BLOBS.items():
@@ -560,9 +627,9 @@ def _save_heic(
     heif = _heif()
     pixels = np.concatenate(list(bands))
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[2]] + (";16" if dtype == _U16 else "")
-    origin = _decode(like.path, turned=like.turned)
+    origin = like.header
     kept = {key: bytes(origin.get(name)) for name, key in _BLOBS.items() if origin.get_typeof(name)}
-    exif = pack_exif(with_size(_exif(origin, like), shape[:2], orientation=1))
+    exif = pack_exif(with_size(_exif(like), shape[:2], orientation=1))
     file = heif.from_bytes(mode=mode, size=(shape[1], shape[0]), data=pixels.tobytes())
     try:
         with part.open("wb") as target:

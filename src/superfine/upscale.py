@@ -245,6 +245,11 @@ class _Run:
                 f"{item.source}: has alpha, which {entry.name.upper()} can't hold; write PNG, WebP, AVIF or TIFF"
             )
         target = job.target(picture.size, sideways=picture.sideways)
+        if max(target) > entry.longest:
+            raise UsageError(
+                f"{item.source}: {target[1]} x {target[0]} is more than {entry.name.upper()}'s {entry.longest}"
+                " pixels a side; write PNG or TIFF"
+            )
         held = 0 if picture.streams else picture.bytes
         held += 0 if entry.streams else target[0] * target[1] * picture.shape[2] * dtype.itemsize
         route = self._workshop.route(picture.shape, picture.dtype, target, dtype, held)

@@ -42,9 +42,22 @@ def png_bomb(side: int) -> bytes:
     return SIGNATURE + header(side, side, bits=1) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+def tiff_bomb(side: int) -> bytes:
+    """A sound picture of side x side in one bit: a hundred rows, deflated, are all of its strips."""
+    strips, packed = side // 100, zlib.compress(bytes(100 * -(-side // 8)), 9)
+    place = 8 + 2 + 10 * 12 + 4
+    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 1), (259, 3, 1, 8), (262, 3, 1, 1)]
+    tags += [(273, 4, strips, place), (277, 3, 1, 1), (278, 4, 1, 100), (279, 4, strips, place + 4 * strips)]
+    tags += [(339, 3, 1, 1)]
+    start = struct.pack("<I", place + 8 * strips)
+    return tiff(tags, start * strips + struct.pack("<I", len(packed)) * strips + packed)
+
+
 def png_text_bomb(megabytes: int) -> bytes:
     """A tiny picture with text that unpacks to many megabytes."""
-    return png(noise(5, 7, 3), extra=chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(megabytes * 1_000_000), 9)))
+    packer, block = zlib.compressobj(9), bytes(1_000_000)
+    packed = b"".join(packer.compress(block) for _ in range(megabytes)) + packer.flush()
+    return png(noise(5, 7, 3), extra=chunk(b"zTXt", b"Comment\0\0" + packed))
 
 
 def png_lying(cols: int, rows: int) -> bytes:

@@ -90,13 +90,13 @@ KERNELS = {
 
 
 @lru_cache(maxsize=64)
-def taps(size: int, count: int, kernel: Kernel, antialias: bool = True) -> Taps:
+def taps(size: int, count: int, kernel: Kernel) -> Taps:
     """Weights that turn `size` samples into `count`; each row adds up to one.
 
-    With `antialias` the kernel widens by size/count when there are fewer new
-    samples than old ones, as MATLAB's imresize does.
+    The kernel widens by size/count when there are fewer new samples than old
+    ones, as MATLAB's imresize does; all but `nearest`.
     """
-    shrink = min(count / size, 1.0) if antialias and kernel.name != "nearest" else 1.0
+    shrink = min(count / size, 1.0) if kernel.name != "nearest" else 1.0
     # In whole numbers, so that equal phases get equal weights wherever they lie:
     # (2j + 1) * size - count over 2 * count is the place of new sample j.
     whole, rest = np.divmod((2 * np.arange(count) + 1) * size - count, 2 * count)
@@ -139,7 +139,7 @@ def resize_axis(pixels: Floats, chosen: Taps, axis: int) -> Floats:
     return out
 
 
-def resize(pixels: Floats, size: tuple[int, int], kernel: str = "bicubic", *, antialias: bool = True) -> Floats:
+def resize(pixels: Floats, size: tuple[int, int], kernel: str = "bicubic") -> Floats:
     """Resample a picture to `size` (rows, cols).
 
     pixels: (H, W) or (H, W, C), floating; the dtype, the range and the number of
@@ -153,7 +153,7 @@ def resize(pixels: Floats, size: tuple[int, int], kernel: str = "bicubic", *, an
         raise UsageError(f"no kernel {kernel!r}; there are {', '.join(KERNELS)}")
     for axis in (0, 1):
         if size[axis] != pixels.shape[axis]:
-            pixels = resize_axis(pixels, taps(pixels.shape[axis], size[axis], KERNELS[kernel], antialias), axis)
+            pixels = resize_axis(pixels, taps(pixels.shape[axis], size[axis], KERNELS[kernel]), axis)
     return pixels
 
 
