@@ -224,9 +224,7 @@ def test_what_must_be_held_whole_is_said_before_it_begins(tmp_path: Path) -> Non
     listening = Listening()
     superfine.upscale_path(tmp_path / "a.png", tmp_path / "a.webp", job=NEAREST, dry_run=True, progress=listening)
     assert len(heard) == 1
-    assert heard[0].startswith(
-        f"{tmp_path / 'a.png'}: can't be written in rows as it is, so it is held whole"
-    )
+    assert heard[0].startswith(f"{tmp_path / 'a.png'}: can't be written in rows as it is, so it is held whole")
     superfine.upscale_path(tmp_path / "a.png", tmp_path / "b.png", job=NEAREST, dry_run=True, progress=listening)
     assert len(heard) == 1
 

@@ -165,12 +165,12 @@ def models(context: typer.Context, as_json: Json = False) -> None:
         for card in cards:
             typer.echo(json.dumps(asdict(card), ensure_ascii=False))
         return
-    typer.echo(f"{'NAME':<14}{'SCALE':<7}{'PARAMETERS':<12}{'SET5':<10}WHAT IT IS")
+    typer.echo(f"{'NAME':<16}{'SCALE':<7}{'PARAMETERS':<12}{'SET5':<10}WHAT IT IS")
     for card in cards:
         quality = f"{card.psnr['Set5']:.2f} dB" if "Set5" in card.psnr else ""
-        typer.echo(f"{card.name:<14}x{card.scale:<6}{card.parameters:<12,}{quality:<10}{card.summary}")
+        typer.echo(f"{card.name:<16}x{card.scale:<6}{card.parameters:<12,}{quality:<10}{card.summary}")
     for name in CLASSICAL:
-        typer.echo(f"{name:<14}{'any':<7}{0:<12}{'':<10}classical interpolation")
+        typer.echo(f"{name:<16}{'any':<7}{0:<12}{'':<10}classical interpolation")
     typer.echo("Whole cards: superfine models show NAME")
 
 

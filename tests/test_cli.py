@@ -1,0 +1,113 @@
+"""The door: what is said, in which words, with which exit status."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from superfine.cli import app, main
+from superfine.errors import UsageError
+from superfine.models import CLASSICAL, list_models
+from superfine.progress import Terminal
+from superfine.upscale import upscale_path
+
+run = CliRunner().invoke
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(180, dtype=np.uint8).reshape(9, 20)).save(path)
+    return path
+
+
+def test_a_picture_and_then_the_same_again(picture: Path) -> None:
+    first = run(app, ["upscale", str(picture), "--model", "bicubic", "--scale", "1.5"])
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert f"{picture} -> {picture.with_name('a_x1.5.png')}" in first.stdout
+    assert "20x9 -> 30x14, bicubic, superfine, fp32" in first.stdout
+    second = run(app, ["upscale", str(picture), "--model", "bicubic", "--scale", "1.5"])
+    assert second.exit_code == 1
+    assert second.stderr.startswith(f"failed: {picture.with_name('a_x1.5.png')}: exists already")
+
+
+def test_a_dry_run_adds_up(picture: Path, tmp_path: Path) -> None:
+    other = picture.with_name("b.png")
+    other.write_bytes(picture.read_bytes())
+    planned = run(app, ["upscale", str(tmp_path), "--dry-run"])
+    assert planned.exit_code == 0
+    assert "2 planned in" in planned.stdout
+    assert "together about 0 s of enlarging, at most about 0.25 GB" in planned.stdout
+    assert sorted(tmp_path.iterdir()) == [picture, other]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scale", "0.5"], "--scale 0.5 would make pictures smaller"),
+        (["--size", "12by9"], "--size '12by9' is not a size; write it as 1920x1080"),
+        (["--size", "0x9"], "is not a size"),
+        (["--model", "nope"], "no model 'nope'; there are fast"),
+        (["--engine", "warp"], "--engine 'warp' is none of openvino"),
+        (["--precision", "fp8"], "--precision 'fp8' is none of auto, bf16, fp32"),
+        (["-o", "a.bmp"], "superfine doesn't write .bmp"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_2(
+    picture: Path, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["superfine", "upscale", str(picture), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert words in said
+    assert said.startswith("superfine: ")
+    assert said.count("\n") == 1
+
+
+def test_models_lists_what_there_is_and_show_tells_all() -> None:
+    listed = run(app, ["models"]).stdout
+    assert all(name in listed for name in (*CLASSICAL, *(model.card.name for model in list_models())))
+    lines = run(app, ["models", "--json"]).stdout.splitlines()
+    assert [json.loads(line)["name"] for line in lines] == [model.card.name for model in list_models()]
+    (card,) = (model.card for model in list_models() if model.card.name == "fast-x2")
+    shown = run(app, ["models", "show", "fast-x2"]).stdout
+    assert card.licence in shown
+    assert card.training_data in shown
+    assert f"Set5 {card.psnr['Set5']:.2f} dB" in shown
+    with pytest.raises(UsageError, match="no model"):
+        run(app, ["models", "show", "nope"], catch_exceptions=False)
+
+
+def test_doctor_knows_versions_engines_and_codecs() -> None:
+    facts = json.loads(run(app, ["doctor", "--json"]).stdout)
+    assert facts["engines"]["openvino"] == "ready"
+    assert facts["pictures"]["png"].startswith("ready")
+    assert facts["packages"]["numpy"] == np.__version__
+    assert "native precisions" in run(app, ["doctor"]).stdout
+
+
+def test_a_terminal_sees_a_bar_and_what_fails_as_it_happens(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with Terminal() as terminal:
+        report = upscale_path(tmp_path, tmp_path / "out", progress=terminal)
+        assert "failed: " in screen.getvalue()
+        assert "0 of 2" in screen.getvalue()
+    terminal.summary(report)
+    assert "1 done, 1 failed in" in capsys.readouterr().out
+
+
+def test_completion_is_offered() -> None:
+    assert "--install-completion" in run(app, ["--help"]).stdout
