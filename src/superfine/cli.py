@@ -21,7 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="Show the networks: their cards and what they reach.", rich_markup_mode=None)
+models_app = typer.Typer(
+    help="Show the networks: their cards and what they reach.",
+    epilog="Examples:  superfine models   |   superfine models show fast-x2",
+    rich_markup_mode=None,
+)
 app.add_typer(models_app, name="models")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
@@ -64,7 +68,7 @@ def _root(
 )
 def upscale(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SRC...", help="Pictures, folders or quoted globs.", show_default=False)
+        list[str], typer.Argument(metavar="SRC", help="Pictures, folders or quoted globs.", show_default=False)
     ],
     output: Annotated[
         str | None,
@@ -174,7 +178,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
     typer.echo("Whole cards: superfine models show NAME")
 
 
-@models_app.command("show")
+@models_app.command("show", epilog="Examples:  superfine models show fast   |   superfine models show my.onnx --json")
 def show(
     name: Annotated[str, typer.Argument(help="A network, a family of them, or an .onnx file.")], as_json: Json = False
 ) -> None:
@@ -192,7 +196,7 @@ def show(
         typer.echo("")
 
 
-@app.command()
+@app.command(epilog="Examples:  superfine doctor   |   superfine doctor --json")
 def doctor(as_json: Json = False) -> None:
     """Show versions, CPU features, engines and codecs, and what is missing."""
     facts = _diagnosis()
