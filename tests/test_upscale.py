@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import superfine
+from memory import measured
 from superfine import Job, ShapeError, UsageError
 from superfine.classical.resample import matlab_resize
 from superfine.journal import JOURNAL_NAME
@@ -495,6 +496,27 @@ def test_a_folder_that_cannot_be_read_is_named(picture: Maker, tmp_path: Path, m
 def test_a_lone_picture_may_go_into_a_new_folder(picture: Maker, tmp_path: Path, name: str) -> None:
     report = superfine.upscale_path(picture("a.png"), str(tmp_path) + "/" + name, job=NEAREST)
     assert [result.output for result in report.results] == [tmp_path / "new" / "a.png"]
+
+
+@pytest.mark.slow
+@measured
+@pytest.mark.parametrize("limit", [0.5, 1.0])
+def test_memory_stays_below_what_was_given(tmp_path: Path, limit: float) -> None:
+    """WebP holds whole pictures, and three of them may be encoded at once where there is room."""
+    smooth = np.asarray(Image.fromarray(np.eye(8, dtype=np.uint8) * 255).resize((2400, 2400)).convert("RGB"))
+    for place in range(3):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(smooth).save(tmp_path / "in" / f"{place}.webp", quality=80, method=0)
+    code = (
+        "import sys, superfine\n"
+        "from pathlib import Path\n"
+        "report = superfine.upscale_path(sys.argv[1], sys.argv[2], job=superfine.Job(memory_gb=float(sys.argv[3])))\n"
+        "assert report.count('done') == 3\n"
+        "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out"), str(limit)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert 0.1 < int(done.stdout) * 1024 / 1e9 < limit
 
 
 @pytest.mark.slow

@@ -251,7 +251,7 @@ class _Run:
                 " pixels a side; write PNG or TIFF"
             )
         held = 0 if picture.streams else picture.bytes
-        held += 0 if entry.streams else target[0] * target[1] * picture.shape[2] * dtype.itemsize
+        held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
         route = self._workshop.route(picture.shape, picture.dtype, target, dtype, held)
         result = self._describe(item, picture, route, notes)
         if held > _WORTH_SAYING:
