@@ -139,7 +139,7 @@ def test_openvino_against_onnxruntime(model, precision):
     pixels = picture((61, 47), np.float32)[None]
     difference = np.abs(open_engine(model, "openvino", precision)(pixels) - open_engine(model, "onnxruntime")(pixels))
     # Noise is the worst case: bf16 keeps 8 bits of sums that nearly cancel.
-    assert difference.max() < {"fp32": 1e-5, "bf16": 0.08}[precision]
+    assert difference.max() < {"fp32": 1e-5, "bf16": 0.08 if model.card.scale == 4 else 0.05}[precision]
     assert difference.mean() < {"fp32": 1e-6, "bf16": 0.005}[precision]
     levels = [open_engine(model, *run)(picture((61, 47), np.uint8)[None]).astype(int) for run in (RUNS[0], RUNS[-1])]
     assert np.abs(levels[0] - levels[1]).max() <= 1

@@ -37,8 +37,8 @@ def begin(config: TrainConfig) -> State:
     if config.start_from is not None:
         own = net.state_dict()
         lent = load_weights(Path(config.start_from))
-        fitting = {name: value for name, value in lent.items() if name in own and own[name].shape == value.shape}
-        net.load_state_dict(own | {name: value for name, value in fitting.items() if not name.startswith("base.")})
+        learned = {name: value for name, value in lent.items() if name in own and not name.startswith("base.")}
+        net.load_state_dict(own | {name: value for name, value in learned.items() if own[name].shape == value.shape})
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return State(net, copy.deepcopy(net), torch.optim.Adam(net.parameters(), lr=config.learning_rate), 0)
 
