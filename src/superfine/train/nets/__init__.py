@@ -3,20 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from superfine.train.nets.layers import Net
+from superfine.train.nets.edsr import EDSR
+from superfine.train.nets.espcn import ESPCN
+from superfine.train.nets.fsrcnn import FSRCNN
+from superfine.train.nets.layers import Colour, Net
 from superfine.train.nets.plain import Plain
+from superfine.train.nets.residual import Residual
+from superfine.train.nets.srresnet import SRResNet
+from superfine.train.nets.three_layer import ThreeLayer
+from superfine.train.nets.unet import AttentionUNet, UNet
+from superfine.train.nets.vdsr import VDSR
 
 __all__ = ["NETS", "NetCard"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetCard:
     """A network's name, how to build it for a scale, its facts and its source."""
 
     name: str
     build: Callable[[int], Net]
+    colour: Colour
     halo: int
-    multiple_of: int
+    """Pixels of the small picture around one on the grid that its result depends on, at the scale where most."""
+    multiple_of: int = 1
+    scales: tuple[int, ...] = (2, 3, 4)
     fp32_end: bool
     """Ends with base plus residual added in fp32."""
     bytes_per_pixel: int
@@ -28,13 +39,114 @@ NETS = {
     card.name: card
     for card in (
         NetCard(
-            "plain-16x11",
-            lambda scale: Plain(scale, channels=16, depth=11),
+            name="plain-16x11",
+            build=lambda scale: Plain(scale, channels=16, depth=11),
+            colour="luma",
             halo=13,
-            multiple_of=1,
             fp32_end=True,
             bytes_per_pixel=120,
             source="plain 3x3 chain; blocks folded as in SESR, arXiv:2103.09404",
+        ),
+        NetCard(
+            name="residual-32x8",
+            build=lambda scale: Residual(scale, channels=32, blocks=8, colour="luma"),
+            colour="luma",
+            halo=18,
+            fp32_end=True,
+            bytes_per_pixel=200,
+            source="residual 3x3 blocks, folded as in SESR, arXiv:2103.09404",
+        ),
+        NetCard(
+            name="residual-64x8",
+            build=lambda scale: Residual(scale, channels=64, blocks=8, colour="luma"),
+            colour="luma",
+            halo=18,
+            fp32_end=True,
+            bytes_per_pixel=300,
+            source="residual 3x3 blocks, folded as in SESR, arXiv:2103.09404",
+        ),
+        NetCard(
+            name="residual-rgb-64x4",
+            build=lambda scale: Residual(scale, channels=64, blocks=4, colour="rgb"),
+            colour="rgb",
+            halo=10,
+            fp32_end=True,
+            bytes_per_pixel=300,
+            source="residual 3x3 blocks, folded as in SESR, arXiv:2103.09404",
+        ),
+        NetCard(
+            name="three-layer",
+            build=ThreeLayer,
+            colour="rgb",
+            halo=3,
+            fp32_end=False,
+            bytes_per_pixel=1000,
+            source="SRCNN, arXiv:1501.00092, with 3x3 kernels and 128, 64, 3 channels",
+        ),
+        NetCard(
+            name="unet",
+            build=UNet,
+            colour="rgb",
+            halo=48,
+            multiple_of=8,
+            fp32_end=True,
+            bytes_per_pixel=500,
+            source="U-Net, arXiv:1505.04597",
+        ),
+        NetCard(
+            name="unet-attention",
+            build=AttentionUNet,
+            colour="rgb",
+            halo=48,
+            multiple_of=8,
+            fp32_end=True,
+            bytes_per_pixel=500,
+            source="Attention U-Net, arXiv:1804.03999",
+        ),
+        NetCard(
+            name="espcn",
+            build=ESPCN,
+            colour="luma",
+            halo=4,
+            fp32_end=True,
+            bytes_per_pixel=200,
+            source="ESPCN, arXiv:1609.05158",
+        ),
+        NetCard(
+            name="fsrcnn",
+            build=FSRCNN,
+            colour="luma",
+            halo=8,
+            fp32_end=True,
+            bytes_per_pixel=200,
+            source="FSRCNN, arXiv:1608.00367",
+        ),
+        NetCard(
+            name="vdsr",
+            build=VDSR,
+            colour="luma",
+            halo=12,
+            fp32_end=True,
+            bytes_per_pixel=700,
+            source="VDSR, arXiv:1511.04587",
+        ),
+        NetCard(
+            name="srresnet",
+            build=SRResNet,
+            colour="rgb",
+            halo=40,
+            fp32_end=False,
+            bytes_per_pixel=1000,
+            source="SRResNet, arXiv:1609.04802",
+        ),
+        NetCard(
+            name="edsr",
+            build=EDSR,
+            colour="rgb",
+            halo=36,
+            fp32_end=False,
+            bytes_per_pixel=1000,
+            source="EDSR-baseline, arXiv:1707.02921",
         ),
     )
 }
