@@ -1,103 +1,586 @@
-"""Folders of pictures -> batches of patches. LR is made here by MATLAB's bicubic, to the bit.
+"""Folders of pictures -> batches of patches. LR is made here: by MATLAB's bicubic to the bit, or worse on purpose.
 
-A batch is a pure function of the seed and the step, so that a resumed run
-sees exactly what an unbroken one would have seen.
+Pictures are split as wholes, decoded once into one flat file, and mapped from there. A batch is
+a pure function of the seed and the step, so that a resumed run sees exactly what an unbroken one
+would have seen. On a GPU all but the degradation happens there.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pyvips
 import torch
 
-from superfine.classical.resample import matlab_resize
-from superfine.color import full_luma
-from superfine.errors import TrainingError
-from superfine.train.config import TrainConfig
+from superfine.atomic import written_whole
+from superfine.classical.degrade import degrade
+from superfine.classical.resample import KERNELS, matlab_resize, taps
+from superfine.color import FULL_LUMA, to_kind, to_unit
+from superfine.errors import MissingExtraError, SourceError, TrainingError
+from superfine.image import open_picture
+from superfine.train.config import Stage, TrainConfig
+from superfine.train.drawn import draw_page
+from superfine.train.layouts import Part, Source, pictures_in
+from superfine.train.nets import NETS
 
-__all__ = ["Pair", "batch_at", "load_pairs", "picture_files"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Data",
+    "Pair",
+    "Pictures",
+    "Split",
+    "batch_at",
+    "decode",
+    "open_data",
+    "split",
+    "whole_pairs",
+]
 
 Bytes = npt.NDArray[np.uint8]
+Whole = npt.NDArray[np.int64]
+Say = Callable[[str], None]
 
-_SUFFIXES = frozenset({".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+# How far around a patch a degradation may look, in small pixels; the bicubic kernel looks two far.
+_DEGRADE_MARGIN: Final = 16
+_BICUBIC_MARGIN: Final = 2
+# The least side of a small picture that is judged: SSIM's window has room in it.
+_LEAST_SIDE: Final = 16
+_PAGE_SIDE: Final = 512
+# Those fields of a config that decide which picture is on which side.
+_SPLITS: Final = ("folders", "hold_out", "validation", "test")
+
+
+class Split(NamedTuple):
+    """Which pictures are learned from, which judge the run, and which the result; no picture is on two sides."""
+
+    train: tuple[Source, ...]
+    validation: tuple[Source, ...]
+    test: tuple[Source, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Files that aren't taken, each with the reason."""
 
 
 class Pair(NamedTuple):
-    """One picture for training: lr (h, w, 3) and hr (scale*h, scale*w, 3), uint8 RGB."""
+    """A whole picture: small (h, w, 3) and large (scale*h, scale*w, 3), uint8 RGB."""
 
     name: str
-    lr: Bytes
-    hr: Bytes
+    small: Bytes
+    large: Bytes
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures of one folder, by name."""
-    if not folder.is_dir():
-        raise TrainingError(f"{folder}: there is no such folder of pictures; --data names the folder that holds it")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+class Batch(NamedTuple):
+    """Patches of one step: (N, C, patch, patch) and (N, C, scale*patch, scale*patch), float32 0..1."""
+
+    small: torch.Tensor
+    large: torch.Tensor
 
 
-def load_pairs(root: Path, config: TrainConfig, *, held_out: bool = False) -> list[Pair]:
-    """All pairs of a run, in memory; with `held_out` those for validation instead.
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Decoded pictures in one flat tensor, which may lie on disk or on a GPU."""
 
-    Held-out pictures are used at full size only. Raises TrainingError when
-    nothing is left to train on.
+    flat: torch.Tensor
+    """All samples of all pictures, uint8 RGB, one after another."""
+    names: tuple[str, ...]
+    table: Whole
+    """(pictures, 4): where the large one begins, in pixels; rows and columns of the small one; where that begins, or
+    -1 where it is made of the large one."""
+    scale: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def megapixels(self) -> float:
+        """Of the large pictures."""
+        return float((self.table[:, 1] * self.table[:, 2]).sum()) * self.scale**2 / 1e6
+
+    @cached_property
+    def ends(self) -> Whole:
+        """Where each picture's share of all small pixels ends."""
+        return np.cumsum(self.table[:, 1] * self.table[:, 2])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return replace(self, flat=self.flat.to(device))
+
+    def pixels(self, begin: int, rows: int, cols: int) -> Bytes:
+        """A whole picture, (rows, cols, 3)."""
+        flat: Bytes = self.flat[3 * begin : 3 * (begin + rows * cols)].cpu().numpy()
+        return flat.reshape(rows, cols, 3)
+
+
+class Data(NamedTuple):
+    """The pictures of a run; validation and test at full size only, and maybe none."""
+
+    train: Pictures
+    validation: Pictures
+    test: Pictures
+
+
+# ---- which picture is on which side
+
+
+def split(config: TrainConfig, root: Path) -> Split:
+    """Put whole pictures on three sides.
+
+    What a data set keeps for validation and test stays there; then come the last by name that
+    `hold_out` names; of the rest shares are drawn by the seed. Files of the same bytes stay on one
+    side, the test's before validation's before training's. Raises TrainingError for a missing folder.
     """
-    pairs = list(_pairs(root, config, held_out))
-    if not pairs:
+    given: dict[str, Part | None] = {}
+    sources: dict[str, Source] = {}
+    skipped: list[tuple[str, str]] = []
+    for folder in config.data.folders:
+        found = pictures_in(root / folder, config.scale)
+        skipped += [(os.path.relpath(path, root), reason) for path, reason in found.skipped]
+        own = []
+        for source in found.sources:
+            if (real := os.path.realpath(source.large)) not in sources:  # folders may lie in one another
+                sources[real] = replace(source, name=str(PurePosixPath(folder) / source.name))
+                given[real] = source.part if source.part != "train" else None
+                own.append(real)
+        free = [real for real in own if given[real] is None]
+        given |= dict.fromkeys(free[max(0, len(free) - config.data.hold_out.get(folder, 0)) :], "validation")
+    groups = _same_bytes(list(sources))
+    parts = {
+        number: next((part for part in ("test", "validation") if part in {given[real] for real in group}), None)
+        for number, group in enumerate(groups)
+    }
+    free_groups = np.random.default_rng((config.seed, 0)).permutation([n for n, part in parts.items() if part is None])
+    judges = _count(config.data.validation, len(free_groups))
+    tests = _count(config.data.test, len(free_groups))
+    parts |= dict.fromkeys(free_groups[:judges].tolist(), "validation")
+    parts |= dict.fromkeys(free_groups[judges : judges + tests].tolist(), "test")
+    sides: dict[str, list[Source]] = {part: [] for part in get_args(Part)}
+    for number, group in enumerate(groups):
+        sides[parts[number] or "train"] += [sources[real] for real in group]
+    train, validation, test = (tuple(sorted(side, key=lambda source: source.name)) for side in sides.values())
+    return Split(train, validation, test, tuple(skipped))
+
+
+def _count(share: float, of: int) -> int:
+    return max(1, round(share * of)) if share and of else 0
+
+
+def _same_bytes(paths: list[str]) -> list[list[str]]:
+    """Files in groups of the same content; only those of one length are read."""
+    by_length: dict[int, list[str]] = {}
+    for path in paths:
+        by_length.setdefault(_length(Path(path)), []).append(path)
+    groups: dict[object, list[str]] = {}
+    for length, group in by_length.items():
+        for path in group:
+            groups.setdefault(_digest(Path(path)) if len(group) > 1 and length > 0 else path, []).append(path)
+    return list(groups.values())
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a dead link; decoding says so
+        return -1
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return str(path)
+
+
+def _stored_split(path: Path, config: TrainConfig, root: Path) -> Split | None:
+    """The split with which a run began, or None where it begins now."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        sides = {part: [_from_row(row, root) for row in stored[part]] for part in get_args(Part)}
+        made_of, skipped = dict(stored["made_of"]), tuple((str(name), str(why)) for name, why in stored["skipped"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: can't be read as a split: {error}; begin anew in another run folder") from error
+    now = _made_of(config)
+    if moved := [key for key in now if made_of.get(key) != now[key]]:
         raise TrainingError(
-            f"no picture of {config.patch * config.scale} px or more in {root}: {', '.join(config.folders)}"
+            f"{path}: the run began with another {', '.join(moved)}; undo that, or begin anew in another run folder"
         )
-    return pairs
+    for source, lengths in (pair for side in sides.values() for pair in side):
+        for file, length in zip((source.large, source.small), lengths, strict=True):
+            if file is not None and _length(file) != length:
+                change = "has changed since the run began" if file.exists() else "is gone since the run began"
+                raise TrainingError(f"{file}: {change}; put it back, or begin anew in another run folder")
+    train, validation, test = (tuple(source for source, _ in side) for side in sides.values())
+    return Split(train, validation, test, skipped)
 
 
-def _pairs(root: Path, config: TrainConfig, held_out: bool) -> Iterator[Pair]:
-    smallest = 1 if held_out else config.patch
-    for folder in config.folders:
-        files = picture_files(root / folder)
-        cut = max(0, len(files) - config.hold_out.get(folder, 0))
-        for path in files[cut:] if held_out else files[:cut]:
-            whole = _decode(path)
-            for size in (1.0,) if held_out else config.reduce.get(folder, (1.0,)):
-                rows, cols = (int(side * size) // config.scale for side in whole.shape[:2])
-                if min(rows, cols) < smallest:
-                    continue
-                reduced = (
-                    whole
-                    if size == 1
-                    else matlab_resize(whole, (int(whole.shape[0] * size), int(whole.shape[1] * size)))
-                )
-                hr = np.ascontiguousarray(reduced[: rows * config.scale, : cols * config.scale])
-                yield Pair(f"{folder}/{path.name}@{size:g}", matlab_resize(hr, (rows, cols)), hr)
+def _store_split(path: Path, sides: Split, config: TrainConfig, root: Path) -> None:
+    content: dict[str, Any] = {"made_of": _made_of(config)}
+    content |= {part: [_to_row(source, root) for source in getattr(sides, part)] for part in get_args(Part)}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content | {"skipped": sides.skipped}, indent=1), encoding="utf-8")
 
 
-def _decode(path: Path) -> Bytes:
-    picture = pyvips.Image.new_from_file(str(path), access="sequential").colourspace("srgb")
-    if picture.hasalpha():
-        picture = picture.flatten(background=255)
-    pixels: Bytes = picture.cast("uchar").numpy()
-    return pixels
+def _made_of(config: TrainConfig) -> dict[str, Any]:
+    chosen = {name: getattr(config.data, name) for name in _SPLITS} | {"seed": config.seed, "scale": config.scale}
+    return dict(json.loads(json.dumps(chosen)))
 
 
-def batch_at(pairs: list[Pair], config: TrainConfig, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The luma patches of one step: (batch, 1, patch, patch) and its scaled partner, float32 0..1.
+def _to_row(source: Source, root: Path) -> dict[str, Any]:
+    files = [None if file is None else os.path.relpath(file, root) for file in (source.large, source.small)]
+    lengths = [None if file is None else _length(file) for file in (source.large, source.small)]
+    return {"name": source.name, "files": files, "bytes": lengths, "same_size": source.same_size}
 
-    Pictures are drawn by their area; each patch is flipped and turned at random.
+
+def _from_row(row: Mapping[str, Any], root: Path) -> tuple[Source, list[int | None]]:
+    large, small = row["files"]
+    small = None if small is None else Path(os.path.abspath(root / small))
+    large = Path(os.path.abspath(root / large))
+    return Source(row["name"], large, small, same_size=bool(row["same_size"])), list(row["bytes"])
+
+
+# ---- decoded once
+
+
+def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line: None) -> Data:
+    """The pictures of a run, decoded where `run` doesn't hold them yet.
+
+    root: the folder that holds `config.data.folders`. Writes `split.json`, `pictures.u8` and
+    `pictures.json` into `run`; where several processes share a run the first does it alone.
+    Raises TrainingError where nothing is left to train on, or what a run began with has changed.
     """
-    draw = np.random.default_rng((config.seed, step))
-    area = np.array([pair.lr.shape[0] * pair.lr.shape[1] for pair in pairs], dtype=np.float64)
-    chosen = draw.choice(len(pairs), size=config.batch, p=area / area.sum())
-    small = np.empty((config.batch, 1, config.patch, config.patch), np.float32)
-    large = np.empty((config.batch, 1, config.patch * config.scale, config.patch * config.scale), np.float32)
-    for slot, picture in enumerate(chosen):
-        _, lr, hr = pairs[picture]
-        top, left = (int(draw.integers(0, side - config.patch + 1)) for side in lr.shape[:2])
-        turn, flip = int(draw.integers(0, 4)), bool(draw.integers(0, 2))
-        for target, source, scale in ((small, lr, 1), (large, hr, config.scale)):
-            crop = source[top * scale : (top + config.patch) * scale, left * scale : (left + config.patch) * scale]
-            luma = np.rot90(full_luma(crop.astype(np.float32)) / np.float32(255), turn)
-            target[slot, 0] = luma[:, ::-1] if flip else luma
-    return torch.from_numpy(small), torch.from_numpy(large)
+    run.mkdir(parents=True, exist_ok=True)
+    sides = _stored_split(run / "split.json", config, root)
+    if sides is None:
+        sides = split(config, root)
+        _store_split(run / "split.json", sides, config, root)
+    key = _key(config, sides)
+    index = _read_index(run, key) or _write_pictures(config, sides, run, key)
+    flat = torch.from_file(str(run / "pictures.u8"), shared=False, size=index["bytes"], dtype=torch.uint8)
+    data = Data(*(_pictures(index[part], flat, config.scale) for part in get_args(Part)))
+    lost = [f"{name} ({reason})" for name, reason in index["skipped"]]
+    say(
+        f"{len(data.train)} pictures, {data.train.megapixels:.0f} Mpx for training,"
+        f" {len(data.validation)} for validation"
+        + (f", {len(data.test)} for the test" if len(data.test) else "")
+        + (f"; skipped {len(lost)}: {', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}" if lost else "")
+    )
+    if not len(data.train):
+        raise TrainingError(
+            f"no picture of {_least(config) * config.scale} px or more to train on in {root}: "
+            f"{', '.join(config.data.folders)}{'; ' if lost else ''}{', '.join(lost[:5])}"
+        )
+    return data
+
+
+def _pictures(rows: list[list[Any]], flat: torch.Tensor, scale: int) -> Pictures:
+    table = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4)
+    return Pictures(flat, tuple(row[0] for row in rows), table, scale)
+
+
+def _least(config: TrainConfig) -> int:
+    return max(stage.patch for stage in config.stages)
+
+
+def _key(config: TrainConfig, sides: Split) -> str:
+    """What the decoded file is made of."""
+    names = [[[source.name, source.small is not None] for source in side] for side in sides[:3]]
+    parts = [names, config.data.sizes, config.data.drawn, config.scale, config.seed, _least(config)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_index(run: Path, key: str) -> dict[str, Any] | None:
+    try:
+        index = json.loads((run / "pictures.json").read_text(encoding="utf-8"))
+        fits = index["key"] == key and index["bytes"] == (run / "pictures.u8").stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(index) if fits else None
+
+
+def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> dict[str, Any]:
+    """Decode all into one file. Its index is written last, so that it never speaks of another file."""
+    index: dict[str, Any] = {"key": key, "skipped": list(sides.skipped)}
+    # A patch at a picture's border is read with what lies beside it in the file; so also at the file's ends.
+    guard = bytes(3 * _DEGRADE_MARGIN * config.scale)
+    try:
+        (run / "pictures.json").unlink(missing_ok=True)
+        with written_whole(run / "pictures.u8") as part, part.open("wb") as file:
+            file.write(guard)
+            for name, side in zip(get_args(Part), sides[:3], strict=True):
+                index[name] = []
+                for source in side:
+                    sizes = _sizes(source, config) if name == "train" else (1.0,)
+                    _write_source(file, source, sizes, config, index[name], index["skipped"], judged=name != "train")
+            for page in range(config.data.drawn):
+                side_length = max(_PAGE_SIDE, _least(config) * config.scale)
+                pixels = draw_page(side_length, np.random.default_rng((config.seed, 0, page)))
+                _write_pair(file, f"drawn/{page}", pixels, None, config.scale, index["train"])
+            file.write(guard)
+            index["bytes"] = file.tell()
+        with written_whole(run / "pictures.json") as part:
+            part.write_text(json.dumps(index), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(
+            f"{run}: the decoded pictures can't be written: {error.strerror or error};"
+            " make room, or choose another run folder"
+        ) from error
+    return index
+
+
+def _sizes(source: Source, config: TrainConfig) -> tuple[float, ...]:
+    """The sizes that the nearest folder gives; a pair is used as it was taken."""
+    above = [folder for folder in config.data.sizes if PurePosixPath(source.name).is_relative_to(PurePosixPath(folder))]
+    return config.data.sizes[max(above, key=len)] if above and source.small is None else (1.0,)
+
+
+def _write_source(
+    file: BinaryIO,
+    source: Source,
+    sizes: tuple[float, ...],
+    config: TrainConfig,
+    rows: list[list[Any]],
+    skipped: list[tuple[str, str]],
+    *,
+    judged: bool,
+) -> None:
+    least, scale = _LEAST_SIDE if judged else _least(config), config.scale
+    try:
+        whole = decode(source.large)
+        small = None if source.small is None else decode(source.small)
+    except (SourceError, MissingExtraError) as error:
+        skipped.append((source.name, str(error).removeprefix(f"{source.large}: ")))
+        return
+    for size in sizes:
+        name = source.name if size == 1 else f"{source.name}@{size:g}"
+        shape = int(whole.shape[0] * size), int(whole.shape[1] * size)
+        if min(shape) // scale < least:
+            skipped.append((name, f"smaller than {'' if judged else 'a patch of '}{least * scale} px"))
+            continue
+        large = whole if size == 1 else matlab_resize(whole, shape)
+        rows_small, cols_small = shape[0] // scale, shape[1] // scale
+        if small is not None and source.same_size:
+            same = np.ascontiguousarray(small[: rows_small * scale, : cols_small * scale])
+            small = matlab_resize(same, (rows_small, cols_small))
+        _write_pair(file, name, large, small, scale, rows)
+
+
+def _write_pair(
+    file: BinaryIO, name: str, large: Bytes, small: Bytes | None, scale: int, rows: list[list[Any]]
+) -> None:
+    low, wide = large.shape[0] // scale, large.shape[1] // scale
+    begin = file.tell() // 3
+    file.write(np.ascontiguousarray(large[: low * scale, : wide * scale]).data)
+    second = -1 if small is None else file.tell() // 3
+    if small is not None:
+        file.write(np.ascontiguousarray(small[:low, :wide]).data)
+    rows.append([name, begin, low, wide, second])
+
+
+def decode(path: Path) -> Bytes:
+    """A picture upright, (H, W, 3) uint8: 16 bits rounded to 8, grey spread, alpha on white. Raises SourceError."""
+    picture = open_picture(path, upright=True)
+    pixels = np.concatenate(list(picture.bands()))
+    if picture.alpha:
+        colours, alpha = np.split(to_unit(pixels), [-1], axis=2)
+        pixels = to_kind(colours * alpha + (1 - alpha), np.dtype(np.uint8))
+    elif pixels.dtype != np.uint8:
+        pixels = to_kind(to_unit(pixels), np.dtype(np.uint8))
+    whole: Bytes = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return whole
+
+
+# ---- one step's patches
+
+
+def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice = slice(None)) -> Batch:
+    """The patches of one step, as a pure function of the seed and the step.
+
+    Pictures are drawn by their area, then a place, then one of the eight ways to turn and flip.
+    part: the samples of this process; what the others get doesn't depend on it. Luma networks get
+    one channel, full-range BT.601, the others RGB.
+    """
+    stage, scale = config.stage_at(step), pictures.scale
+    picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)[:, part]
+    begin, rows, cols, second = pictures.table[picture].T
+    worse = config.data.degrade
+    margin = 0 if scale == 1 and worse is None else _BICUBIC_MARGIN if worse is None else _DEGRADE_MARGIN
+    large = _cut(
+        pictures.flat,
+        (begin, rows * scale, cols * scale),
+        (top * scale, left * scale),
+        stage.patch * scale,
+        margin * scale,
+    )
+    if worse is None:
+        small = _bicubic(large, scale)
+    else:
+        numbers = range(stage.batch)[part]
+        draws = [np.random.default_rng((config.seed, step, number)) for number in numbers]
+        made = [
+            degrade(sample, scale, worse, draw).small for sample, draw in zip(large.cpu().numpy(), draws, strict=True)
+        ]
+        inner = slice(margin, margin + stage.patch)
+        small = torch.from_numpy(np.stack(made)[:, inner, inner]).to(large.device)
+    own = np.flatnonzero(second >= 0)
+    if len(own):
+        place = (second[own], rows[own], cols[own])
+        small[torch.from_numpy(own).to(small.device)] = _cut(
+            pictures.flat, place, (top[own], left[own]), stage.patch, 0
+        )
+    inner = slice(margin * scale, (margin + stage.patch) * scale)
+    luma = getattr(NETS[config.net], "colour", "luma") == "luma"
+    return Batch(*(_finished(pixels, ways, luma=luma) for pixels in (small, large[:, inner, inner])))
+
+
+def _drawn_places(pictures: Pictures, seed: int, step: int, stage: Stage) -> Whole:
+    """(6, batch): picture, top and left in small pixels, then whether to transpose and to flip each axis."""
+    draw = np.random.default_rng((seed, step))
+    pixel = draw.integers(0, pictures.ends[-1], stage.batch)
+    picture = np.searchsorted(pictures.ends, pixel, side="right")
+    _, rows, cols, _ = pictures.table[picture].T
+    place = [draw.integers(0, sides - stage.patch + 1) for sides in (rows, cols)]
+    return np.stack([picture, *place, *draw.integers(0, 2, (3, stage.batch))])
+
+
+def _cut(
+    flat: torch.Tensor, where: tuple[Whole, Whole, Whole], corner: tuple[Whole, Whole], side: int, margin: int
+) -> torch.Tensor:
+    """Squares of `side` pixels with `margin` around, (N, side+2*margin, side+2*margin, 3); borders replicated.
+
+    where: where each picture begins, its rows and its columns. All lines come by one gather; what
+    hangs over a picture's left or right border is the file's next pixel, and is mended afterwards.
+    """
+    (begin, rows, cols), (top, left) = where, corner
+    width = side + 2 * margin
+    line = np.clip(top[:, None] + np.arange(-margin, side + margin), 0, rows[:, None] - 1)
+    start = (begin + left - margin)[:, None] + line * cols[:, None]
+    lines = flat.as_strided(((flat.numel() - 3 * width) // 3 + 1, 3 * width), (3, 1))
+    chosen = torch.from_numpy(start.reshape(-1)).to(flat.device)
+    squares = lines.index_select(0, chosen).view(len(begin), width, width, 3)
+    for sample, over in enumerate((margin - left).tolist()):
+        if over > 0:
+            squares[sample, :, :over] = squares[sample, :, over : over + 1]
+    for sample, over in enumerate((left + side + margin - cols).tolist()):
+        if over > 0:
+            squares[sample, :, -over:] = squares[sample, :, -over - 1 : -over]
+    return squares
+
+
+def _bicubic(large: torch.Tensor, scale: int) -> torch.Tensor:
+    """`matlab_resize` of squares without their margin, to the bit: (N, s*(h+4), s*(h+4), 3) -> (N, h, h, 3), uint8.
+
+    A product with a dense matrix is exact where scale is odd or a power of two, to 5 or 8: all weights
+    are then whole parts of 2s^4, and every sum fits in float32 or stays clear of the ties.
+    """
+    if scale == 1:
+        return large
+    # A GPU may multiply float32 in fewer bits, never float64.
+    matrix = _bicubic_matrix(large.shape[1], scale, large.device, torch.float64 if large.is_cuda else torch.float32)
+    lines, count = large, len(matrix)
+    with torch.autocast(large.device.type, enabled=False):
+        for _ in range(2):  # rows, then columns: the picture is turned over in between
+            wide = lines.shape[2]
+            exact = matrix @ lines.reshape(len(lines), -1, 3 * wide).to(matrix.dtype)
+            levels = exact.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+            lines = levels.view(-1, count, wide, 3).transpose(1, 2)
+    return lines.contiguous()
+
+
+@lru_cache(maxsize=16)
+def _bicubic_matrix(size: int, scale: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """(size/scale - 4, size): the inner rows of MATLAB's bicubic, with float32 weights as `matlab_resize` has them."""
+    count = size // scale
+    chosen = taps(size, count, KERNELS["bicubic"])
+    matrix = np.zeros((count, size), np.float32)
+    np.put_along_axis(matrix, chosen.index, chosen.weight.astype(np.float32), axis=1)
+    return torch.from_numpy(matrix[_BICUBIC_MARGIN:-_BICUBIC_MARGIN]).to(device, dtype)
+
+
+def _finished(pixels: torch.Tensor, ways: list[Whole], *, luma: bool) -> torch.Tensor:
+    """(N, H, W, 3) uint8 -> (N, C, H, W) float32 0..1, each sample transposed and flipped as its ways say."""
+    planes = pixels.permute(0, 3, 1, 2)
+    if luma:
+        red, green, blue = FULL_LUMA.tolist()
+        planes = planes[:, :1] * red + planes[:, 1:2] * green + planes[:, 2:] * blue
+    chosen = torch.from_numpy(np.stack(ways).astype(bool)).to(planes.device)[..., None, None, None]
+    planes = torch.where(chosen[0], planes.mT, planes)
+    planes = torch.where(chosen[1], planes.flip(2), planes)
+    return torch.where(chosen[2], planes.flip(3), planes).float() / 255
+
+
+class Batches:
+    """Batches of the steps from `first` to `last`, each made while the network still works on the one before.
+
+    An error of a batch is raised where it is asked for. Close it, or use it in a `with`.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        config: TrainConfig,
+        first: int,
+        last: int | None = None,
+        *,
+        part: slice = slice(None),
+        ahead: int = 2,
+    ) -> None:
+        self._pool = ThreadPoolExecutor(1, "batches")
+        self._steps = iter(range(first, (config.steps if last is None else last) + 1))
+        self._make = lambda step: batch_at(pictures, config, step, part=part)
+        self._ahead: deque[Future[Batch]] = deque()
+        for _ in range(ahead):
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        for step in self._steps:
+            self._ahead.append(self._pool.submit(self._make, step))
+            break
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._ahead:
+            raise StopIteration
+        batch = self._ahead.popleft().result()
+        self._begin_next()
+        return batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is not made yet, and end the thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+# ---- whole pictures
+
+
+def whole_pairs(pictures: Pictures, config: TrainConfig) -> Iterator[Pair]:
+    """The pictures whole, each with its small one as the config makes it, always the same."""
+    for place, (name, (begin, rows, cols, second)) in enumerate(
+        zip(pictures.names, pictures.table.tolist(), strict=True)
+    ):
+        large = pictures.pixels(begin, rows * pictures.scale, cols * pictures.scale)
+        if second >= 0:
+            small = pictures.pixels(second, rows, cols)
+        elif config.data.degrade is not None:
+            draw = np.random.default_rng((config.seed, 0, place))  # steps begin at one
+            small = degrade(large, pictures.scale, config.data.degrade, draw).small
+        else:
+            small = matlab_resize(large, (rows, cols))
+        yield Pair(name, small, large)
