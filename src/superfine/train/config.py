@@ -1,78 +1,229 @@
-"""A training run in one TOML file; a key that is not known stops the run."""
+"""A training run in one TOML file; a key that is not known stops the run.
+
+net = "residual-32x8"
+scale = 2
+
+[data]
+folders = ["photos"]
+validation = 0.05
+
+[[stages]]
+steps = 36000
+loss = {l1 = 1.0}
+"""
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from superfine.classical.degrade import Degradation
 from superfine.errors import TrainingError
 
-__all__ = ["TrainConfig", "read_recipe"]
+__all__ = [
+    "CriticConfig",
+    "DataConfig",
+    "OptimizerConfig",
+    "Stage",
+    "TeacherConfig",
+    "TrainConfig",
+    "changed",
+    "read_recipe",
+    "to_config",
+]
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One run. Sizes in pixels of the small picture, rates per step."""
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class DataConfig(_Table):
+    """Where the pictures come from, and what is made of them. Sizes in pixels."""
+
+    folders: tuple[str, ...] = (".",)
+    """Below the data root that the command names. Known layouts are recognised by name."""
+    sizes: dict[str, tuple[Annotated[float, Field(gt=0, le=1)], ...]] = {}
+    """Folder -> the sizes at which its pictures are used, 1.0 where none is given."""
+    hold_out: dict[str, PositiveInt] = {}
+    """Folder -> how many of its pictures, the last by name, are for validation only."""
+    validation: Share = 0.0
+    """Share of the pictures that are drawn for validation, whole pictures, by the run's seed."""
+    test: Share = 0.0
+    """Share of the pictures that are drawn for the test, likewise."""
+    drawn: Annotated[int, Field(ge=0)] = 0
+    """How many pages of text and line art are rendered, by the run's seed, and join the training pictures."""
+    degrade: Degradation | None = None
+    """How the small picture is made; where it is missing, by MATLAB's bicubic alone."""
+
+    @model_validator(mode="after")
+    def _folders_are_named(self) -> "DataConfig":
+        for key, table in (("sizes", self.sizes), ("hold_out", self.hold_out)):
+            if strange := sorted(set(table) - set(self.folders)):
+                raise ValueError(f"{key} speaks of {', '.join(strange)}, which is not among the folders")
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together leave nothing to train on")
+        return self
+
+
+class Stage(_Table):
+    """A part of the run: so many steps on patches of one size with one loss.
+
+    Growing `patch` from stage to stage is progressive resizing.
+    """
+
+    steps: PositiveInt
+    patch: PositiveInt = 48
+    """Side of a patch of the small picture, in pixels."""
+    batch: PositiveInt = 16
+    """Patches in a step, over all processes together."""
+    loss: Annotated[dict[str, Weight], Field(min_length=1)]
+    """Loss -> weight; the run minimises the sum."""
+
+
+class OptimizerConfig(_Table):
+    """How weights move. Rates are per step and pure functions of the step."""
+
+    name: Literal["adam", "adamw", "adamax"] = "adam"
+    rate: PositiveFloat = 1e-3
+    last_rate: Weight = 1e-6
+    """What a cosine ends at."""
+    warm_up: Annotated[int, Field(ge=0)] = 500
+    """Steps over which the rate rises from zero."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    drop_every: PositiveInt = 10000
+    """Steps after which a `step` schedule multiplies the rate by `drop`."""
+    drop: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    weight_decay: Weight = 0.0
+    factors: dict[str, Weight] = {}
+    """Beginning of a weight's name -> factor on its rate (discriminative rates); 0 freezes it. The longest fits."""
+    clip: Weight = 0.0
+    """Largest norm of the gradient; 0 leaves it as it is."""
+
+
+class TeacherConfig(_Table):
+    """Distillation: the L1 distance to a teacher's output joins the loss."""
+
+    model: str
+    """A shipped network, a file made by `superfine export`, or a run's folder; of the same scale."""
+    weight: PositiveFloat = 1.0
+
+
+class CriticConfig(_Table):
+    """The opponent of an adversarial loss."""
+
+    name: Literal["vgg", "patch"] = "vgg"
+    rate: PositiveFloat = 1e-4
+    penalty: Weight = 0.0
+    """Weight of the R1 gradient penalty on true pictures."""
+
+
+class TrainConfig(_Table):
+    """One run."""
 
     net: str
-    scale: int
-    folders: tuple[str, ...]
-    """Folders of pictures, below the data root that the command names."""
-    reduce: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Folder -> sizes at which its pictures are used; 1.0 where none is given."""
-    hold_out: dict[str, int] = field(default_factory=dict)
-    """Folder -> how many of its pictures, the last by name, are for validation only."""
-    steps: int
-    batch: int = 16
-    patch: int = 48
-    learning_rate: float = 1e-3
-    last_rate: float = 1e-6
-    warm_up: int = 500
-    loss: Literal["l1", "mse"] = "l1"
-    finish_loss: Literal["l1", "mse"] = "mse"
-    finish_steps: int = 0
-    """The last so many steps use `finish_loss`."""
-    ema: float = 0.999
-    precision: Literal["bf16", "fp32"] = "bf16"
-    threads: int = 1
-    seed: int = 0
-    validate_every: int = 2000
-    save_every: int = 1000
+    scale: PositiveInt
+    data: DataConfig = DataConfig()
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    teacher: TeacherConfig | None = None
+    critic: CriticConfig | None = None
     start_from: str | None = None
-    """A state file of another run whose fitting weights are the start (another scale's, say)."""
-    card: dict[str, str] = field(default_factory=dict)
+    """Whose weights are the start where they fit: a shipped network, an exported file, or a run's folder."""
+    ema: Share = 0.999
+    """Share of the old in the moving average of the weights, which is what gets validated and exported."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Let torch.compile fuse the network: quicker on a GPU after a slow start."""
+    threads: PositiveInt = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+    validate_every: PositiveInt = 2000
+    save_every: PositiveInt = 1000
+    card: dict[str, str] = {}
     """What the exported file says of itself: name, summary, colour, licence, training_data."""
 
-    def __post_init__(self) -> None:
-        choices = {
-            name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items() if get_origin(hint) is Literal
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise TrainingError(f"{name} = {getattr(self, name)!r}; want {' or '.join(map(repr, allowed))}")
-        for name in ("scale", "steps", "batch", "patch", "threads", "validate_every", "save_every"):
-            if type(value := getattr(self, name)) is not int or value < 1:
-                raise TrainingError(f"{name} = {value!r}; want a whole number from 1")
-        for name in ("reduce", "hold_out"):
-            if strange := sorted(set(getattr(self, name)) - set(self.folders)):
-                raise TrainingError(f"{name} speaks of {', '.join(strange)}, which is not among the folders")
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that `step`, counted from one, belongs to; the last one goes on for ever."""
+        end = 0
+        for stage in self.stages:
+            end += stage.steps
+            if step <= end:
+                return stage
+        return self.stages[-1]
+
+    @model_validator(mode="after")
+    def _adversary(self) -> "TrainConfig":
+        fights = any(stage.loss.get("adversarial") for stage in self.stages)
+        if fights != (self.critic is not None):
+            raise ValueError("an adversarial loss needs a [critic], and a [critic] an adversarial loss")
+        return self
 
 
-def read_recipe(path: Path, changes: MappingProxyType[str, Any] = MappingProxyType({})) -> TrainConfig:
-    """Read a recipe; `changes` replace its values. Raises TrainingError where a key or a value is wrong."""
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe.
+
+    changes: each "key=value", the value as TOML writes it, inner keys with dots
+    ("optimizer.rate=1e-3", "stages.0.steps=500"). Raises TrainingError where the file,
+    a key or a value is wrong.
+    """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8")) | dict(changes)
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: can't be read as a recipe: {error}") from error
-    known = {entry.name for entry in fields(TrainConfig)}
-    if wrong := sorted(set(given) - known):
-        raise TrainingError(f"{path}: unknown {', '.join(wrong)}; known: {', '.join(sorted(known))}")
-    if missing := sorted({"net", "scale", "folders", "steps"} - set(given)):
-        raise TrainingError(f"{path}: {', '.join(missing)} missing")
-    given["folders"] = tuple(given["folders"])
-    given["reduce"] = {name: tuple(sizes) for name, sizes in given.get("reduce", {}).items()}
+    return to_config(changed(given, changes), str(path))
+
+
+def changed(given: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """`given` with `changes` made, in place."""
+    for change in changes:
+        _set(given, change)
+    return given
+
+
+def to_config(given: dict[str, Any], source: str) -> TrainConfig:
+    """A checked config; `source` is named in errors. Raises TrainingError."""
     try:
-        return TrainConfig(**given)
-    except TrainingError as error:
-        raise TrainingError(f"{path}: {error}") from error
+        return TrainConfig.model_validate(given)
+    except ValidationError as error:
+        raise TrainingError("\n".join(f"{source}: {_sentence(fault)}" for fault in error.errors())) from error
+
+
+def _sentence(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"unknown {key}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"{key} = {fault['input']!r}: {reason}" if key else reason
+
+
+def _set(table: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    *way, last = key.strip().split(".")
+    if not (equals and last):
+        raise TrainingError(f"--set {change}: want key=value, as in optimizer.rate=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    place: Any = table
+    try:
+        for part in way:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        if isinstance(place, list):
+            place[int(last)] = value
+        else:
+            place[last] = value
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise TrainingError(f"--set {change}: the recipe has no such place") from error

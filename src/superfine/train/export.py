@@ -1,40 +1,41 @@
 """A trained net -> ONNX: folded, with its card inside, and held against torch before it is kept."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from superfine.atomic import written_whole
-from superfine.color import limited_luma, to_unit
-from superfine.engine import Engine, open_engine
+from superfine.engine import open_engine
 from superfine.errors import TrainingError
-from superfine.evaluate.metrics import crop_border, psnr
-from superfine.image import open_picture
 from superfine.models import Card, Model, card_to_text, read_model
 from superfine.train.config import TrainConfig
 from superfine.train.nets import NETS
 from superfine.train.nets.layers import Net
-from superfine.train.state import load_weights
+from superfine.train.pretrained import STATE, build, load_averaged
+from superfine.train.score import pairs_in, score
 
-__all__ = ["export", "export_run", "measure"]
+__all__ = ["export", "export_run", "measured", "new_card"]
 
 # Of one; an eighth of an 8-bit level.
 _TOLERANCE = 5e-4
 
 
-def export(net: Net, card: Card, path: Path) -> float:
+def export(net: Net, card: Card, path: Path, *, half: bool = False) -> float:
     """Write `net` as ONNX with `card` inside; returns the largest difference to torch on noise.
 
-    (N, 3, h, w) -> (N, 3, scale*h, scale*w), any h and w. The number of
-    parameters in the card is counted here. Raises TrainingError where the file
-    and the net differ by more than 5e-4.
+    (N, 3, h, w) -> (N, 3, scale*h, scale*w), any h and w on the net's grid. With `half`
+    the weights are stored as fp16, half the size, and computed with as before.
+    The number of parameters in the card is counted here. Raises TrainingError
+    where the file and the net differ by more than 5e-4.
     """
     folded = net.folded().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     card = replace(card, parameters=sum(weight.numel() for weight in folded.parameters()))
-    content = _to_onnx(folded, card)
+    content = _to_onnx(folded, card, half)
     difference = _difference(net, Model(card, content, str(path)))
     if not difference <= _TOLERANCE:
         raise TrainingError(f"{path}: ONNX and torch differ by {difference:.2g}, more than {_TOLERANCE}; not written")
@@ -43,59 +44,62 @@ def export(net: Net, card: Card, path: Path) -> float:
     return difference
 
 
-def export_run(config: TrainConfig, run: Path, path: Path, tests: Mapping[str, Path], recipe: str) -> Card:
-    """Export the averaged weights of `run/last.pt` as `path`, with measured dB on its card.
+def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool = False) -> Card:
+    """Export the averaged weights of a run as `path`, with measured dB on its card, and return the card.
 
-    tests: name -> folder of pairs `*HR*`, `*LR*`. Measured with the engine that
-    `upscale` takes here, as the card's protocol says. Returns the card.
+    run: a run's folder (its newest state) or a state file in one. tests: name ->
+    folder of pairs `*HR*`, `*LR*`.
     """
-    net = NETS[config.net].build(config.scale)
-    net.load_state_dict(load_weights(run / "last.pt"))
-    facts = NETS[config.net]
-    card = Card(
-        scale=config.scale,
-        halo=facts.halo,
-        multiple_of=facts.multiple_of,
-        fp32_end=facts.fp32_end,
-        bytes_per_pixel=facts.bytes_per_pixel * config.scale**2,
-        recipe=recipe,
-        **config.card,  # type: ignore[arg-type]
-    )
-    export(net, card, path)
-    engine = open_engine(read_model(path))
-    reached = {name: round(measure(engine, folder), 3) for name, folder in tests.items()}
-    precision = engine.precision_for(np.dtype(np.float32))
-    protocol = f"PSNR on Y601-limited in float, crop {config.scale}, LR by MATLAB's bicubic, {precision}"
-    card = replace(card, psnr=reached, protocol=protocol)
-    export(net, card, path)
+    config, weights = load_averaged(run / STATE if run.is_dir() else run)
+    net = build(config.net, config.scale)
+    net.load_state_dict(weights)
+    card = new_card(config, path.stem)
+    export(net, card, path, half=half)
+    if tests:
+        card = measured(read_model(path), tests)
+        export(net, card, path, half=half)
     return read_model(path).card
 
 
-def measure(engine: Engine, folder: Path) -> float:
-    """Mean PSNR in dB over the pairs `*HR*`, `*LR*` of a folder: Y of BT.601 limited range, border of `scale` cropped.
-
-    Grey pictures count as RGB. Raises TrainingError where there is no pair.
-    """
-    values = []
-    for large in sorted(folder.glob("*HR*")):
-        small = np.concatenate(list(open_picture(large.with_name(large.name.replace("HR", "LR"))).bands()))
-        target = np.concatenate(list(open_picture(large).bands()))
-        output = engine(to_unit(np.broadcast_to(small, (*small.shape[:2], 3)))[None])
-        planes = (
-            limited_luma(to_unit(np.broadcast_to(pixels, (*pixels.shape[:2], 3))).astype(np.float64))
-            for pixels in (output, target)
+def new_card(config: TrainConfig, name: str) -> Card:
+    """The card of a network that `config` trains, called `name` where the recipe names none."""
+    facts = NETS[config.net]
+    written: dict[str, Any] = {"name": name, **config.card}
+    try:
+        return Card(
+            net=config.net,
+            scale=config.scale,
+            halo=facts.halo,
+            multiple_of=facts.multiple_of,
+            fp32_end=facts.fp32_end,
+            bytes_per_pixel=facts.bytes_per_pixel * config.scale**2,
+            restoring=config.data.degrade is not None,
+            **written,
         )
-        values.append(psnr(*(crop_border(plane, engine.scale) for plane in planes)))
-    if not values:
-        raise TrainingError(f"{folder}: no pair of pictures named *HR* and *LR*")
-    return float(np.mean(values))
+    except TypeError as error:
+        raise TrainingError(f"[card] of the recipe: {error}") from error
 
 
-def _to_onnx(folded: torch.nn.Module, card: Card) -> bytes:
-    sides = {2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
+def measured(model: Model, tests: Mapping[str, Path]) -> Card:
+    """The card of `model` with its PSNR on `tests`, in the engine and precision that `upscale` takes here."""
+    engine = open_engine(model)
+    reached = {name: round(score(engine, pairs_in(folder)).psnr, 3) for name, folder in tests.items()}
+    precision = engine.precision_for(np.dtype(np.float32))
+    protocol = f"PSNR on Y601-limited in float, crop {engine.scale}, LR by MATLAB's bicubic, {precision}"
+    return replace(model.card, psnr=reached, protocol=protocol)
+
+
+def _to_onnx(folded: torch.nn.Module, card: Card, half: bool) -> bytes:
+    # On the size grid: the sides are multiples of it, and of nothing else.
+    grid = card.multiple_of
+    sides = {
+        axis: grid * torch.export.Dim(name, min=2) if grid > 1 else torch.export.Dim(name, min=2)
+        for axis, name in ((2, "h"), (3, "w"))
+    }
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that we don't use
     program = torch.onnx.export(
         folded,
-        (torch.rand(1, 3, 24, 32),),
+        (torch.rand(1, 3, 3 * grid * (8 // grid or 1), 4 * grid * (8 // grid or 1)),),
         input_names=["pixels"],
         output_names=["enlarged"],
         dynamic_shapes=({0: torch.export.Dim.STATIC, **sides},),
@@ -115,13 +119,34 @@ def _to_onnx(folded: torch.nn.Module, card: Card) -> bytes:
         del part.metadata_props[:]
         part.doc_string = ""
     del proto.graph.metadata_props[:]
+    if half:
+        _halve(proto.graph)
     content: bytes = proto.SerializeToString()
     return content
 
 
+def _halve(graph: Any) -> None:
+    """Store the weights of convolutions as fp16; a Cast, which engines fold away, makes them fp32 again."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    stored = {entry.name: entry for entry in graph.initializer if entry.name.endswith(".weight")}
+    casts = []
+    for name, entry in stored.items():
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float16), name))
+        casts.append(helper.make_node("Cast", [name], [f"{name}.fp32"], to=TensorProto.FLOAT))
+    for node in graph.node:
+        node.input[:] = [f"{name}.fp32" if name in stored else name for name in node.input]
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 @torch.no_grad()
 def _difference(net: Net, model: Model) -> float:
-    pixels = np.random.default_rng(0).random((1, 29, 37, 3), dtype=np.float32)
-    wanted = net.float()(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).clamp(0, 1)
+    rows, cols = (
+        side * model.card.multiple_of for side in (29 // model.card.multiple_of or 1, 37 // model.card.multiple_of or 1)
+    )
+    pixels = np.random.default_rng(0).random((1, rows, cols, 3), dtype=np.float32)
+    wanted = net.float().eval()(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).clamp(0, 1)
     given = open_engine(model, "openvino", "fp32")(pixels)
     return float(np.abs(given - wanted[0].numpy().transpose(1, 2, 0)).max())

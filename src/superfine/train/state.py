@@ -1,21 +1,30 @@
 """Everything a run needs to go on exactly: saved beside, synced, then renamed."""
 
 import copy
-import pickle
-import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from superfine.atomic import written_whole
 from superfine.errors import TrainingError
-from superfine.train.config import TrainConfig
-from superfine.train.nets import NETS
+from superfine.train.config import OptimizerConfig, TrainConfig
+from superfine.train.nets.critics import CRITICS
 from superfine.train.nets.layers import Net
+from superfine.train.pretrained import build, load_pretrained, read_state
 
-__all__ = ["State", "begin", "load_weights", "resume", "save"]
+__all__ = ["Opponent", "State", "begin", "resume", "save"]
+
+# What may change between two calls of one run.
+_FREE = {"card", "compile", "device", "save_every", "threads", "validate_every"}
+
+
+@dataclass
+class Opponent:
+    """The critic of an adversarial loss and its own optimiser."""
+
+    net: torch.nn.Module
+    optimizer: torch.optim.Optimizer
 
 
 @dataclass
@@ -25,76 +34,90 @@ class State:
     net: Net
     ema: Net
     optimizer: torch.optim.Optimizer
+    opponent: Opponent | None
     step: int
+    best: float
+    """The highest validation PSNR so far, in dB."""
 
 
 def begin(config: TrainConfig) -> State:
-    """A run at step 0; `config.start_from` lends the weights that fit by name and shape."""
-    if config.net not in NETS:
-        raise TrainingError(f"no net {config.net!r}; there are {', '.join(NETS)}")
+    """A run at step 0; `config.start_from` lends the weights that fit."""
     torch.manual_seed(config.seed)
-    net = NETS[config.net].build(config.scale)
+    net = build(config.net, config.scale)
     if config.start_from is not None:
-        own = net.state_dict()
-        lent = load_weights(Path(config.start_from))
-        learned = {name: value for name, value in lent.items() if name in own and not name.startswith("base.")}
-        net.load_state_dict(own | {name: value for name, value in learned.items() if own[name].shape == value.shape})
+        load_pretrained(config.start_from).lend_to(net)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return State(net, copy.deepcopy(net), torch.optim.Adam(net.parameters(), lr=config.learning_rate), 0)
+    opponent = None
+    if config.critic is not None:
+        critic = CRITICS[config.critic.name]()
+        opponent = Opponent(critic, torch.optim.Adam(critic.parameters(), lr=config.critic.rate))
+    return State(net, copy.deepcopy(net), _optimizer(net, config.optimizer), opponent, 0, float("-inf"))
+
+
+def _optimizer(net: Net, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Weights in groups of one factor on the rate; those with factor 0 stay as they are."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, weight in net.named_parameters():
+        fitting = [prefix for prefix in config.factors if name.startswith(prefix)]
+        factor = config.factors[max(fitting, key=len)] if fitting else 1.0
+        weight.requires_grad_(factor > 0)
+        if factor > 0:
+            groups.setdefault(factor, []).append(weight)
+    unused = [
+        prefix for prefix in config.factors if not any(name.startswith(prefix) for name, _ in net.named_parameters())
+    ]
+    if unused or not groups:
+        raise TrainingError(f"optimizer.factors: no weight begins with {', '.join(unused)}" if unused else "all frozen")
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adamax": torch.optim.Adamax}[config.name]
+    optimizer: torch.optim.Optimizer = kind(
+        [{"params": weights, "factor": factor} for factor, weights in groups.items()],
+        lr=config.rate,
+        weight_decay=config.weight_decay,
+    )
+    return optimizer
 
 
 def save(path: Path, state: State, config: TrainConfig) -> None:
     """Write the state; at any moment `path` holds a whole state, the old one or the new one."""
     content = {
-        "config": asdict(config),
+        "config": config.model_dump(mode="json"),
         "step": state.step,
+        "best": state.best,
         "net": state.net.state_dict(),
         "ema": state.ema.state_dict(),
         "optimizer": state.optimizer.state_dict(),
+        "critic": state.opponent and state.opponent.net.state_dict(),
+        "critic_optimizer": state.opponent and state.opponent.optimizer.state_dict(),
         "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     with written_whole(path) as part:
         torch.save(content, part)
 
 
-def resume(path: Path, config: TrainConfig) -> State | None:
-    """The state of an earlier run of the same config, or None where there is none yet."""
-    if not path.exists():
-        return None
-    content = _read(path)
-    now = asdict(config)
-    # Only the run's length may change between two calls.
-    moved = sorted(
-        name for name in now if name not in ("steps", "threads", "card") and content["config"].get(name) != now[name]
-    )
+def resume(path: Path, config: TrainConfig) -> State:
+    """The state of an earlier run of the same config. Raises TrainingError where the config has changed.
+
+    Only what doesn't change the weights may differ, and the last stage may have become longer.
+    """
+    content = read_state(path)
+    then, now = content["config"], config.model_dump(mode="json")
+    for stages in (then["stages"], now["stages"]):
+        stages[-1] = stages[-1] | {"steps": None}
+    moved = sorted(name for name in now if name not in _FREE and then.get(name) != now[name])
     if moved:
         raise TrainingError(
             f"{path} was made with another {', '.join(moved)}; choose another run folder or undo the change"
         )
-    state = begin(config)
+    state = begin(config.model_copy(update={"start_from": None}))
     state.net.load_state_dict(content["net"])
     state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])
-    state.step = content["step"]
+    if state.opponent is not None:
+        state.opponent.net.load_state_dict(content["critic"])
+        state.opponent.optimizer.load_state_dict(content["critic_optimizer"])
+    state.step, state.best = content["step"], content["best"]
     torch.set_rng_state(content["random"])
+    if torch.cuda.is_available() and content["random_cuda"]:
+        torch.cuda.set_rng_state_all(content["random_cuda"])
     return state
-
-
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a state file."""
-    weights: dict[str, torch.Tensor] = _read(path)["ema"]
-    return weights
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What `save` wrote. A file of another kind is refused before anything in it is unpickled."""
-    wrong = TrainingError(f"{path}: is not the state of a run, or is cut off; give another, or remove it to begin anew")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise wrong
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise wrong from error
-    if not (isinstance(content, dict) and {"config", "step", "net", "ema", "optimizer", "random"} <= set(content)):
-        raise wrong
-    return dict(content)

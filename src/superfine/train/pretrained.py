@@ -1,0 +1,107 @@
+"""A shipped network, an exported file or a run -> the torch net it holds."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from superfine.errors import TrainingError
+from superfine.models import find_model
+from superfine.train.config import TrainConfig, to_config
+from superfine.train.nets import NETS
+from superfine.train.nets.layers import Net
+
+__all__ = ["STATE", "Pretrained", "build", "load_averaged", "load_pretrained", "read_state"]
+
+#: The newest state in a run's folder.
+STATE = "last.pt"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Folded weights by name, and the net of the table that they belong to."""
+
+    source: str
+    net: str
+    scale: int
+    restoring: bool
+    weights: Mapping[str, torch.Tensor]
+
+    def build(self) -> Net:
+        """The net with these weights."""
+        net = build(self.net, self.scale)
+        self.lend_to(net)
+        return net
+
+    def lend_to(self, net: Net) -> None:
+        """Let `net` start from these weights, where they fit."""
+        try:
+            net.lend(self.weights)
+        except TrainingError as error:
+            raise TrainingError(f"{self.source}: {error}") from error
+
+
+def build(name: str, scale: int) -> Net:
+    """A fresh net of the table. Raises TrainingError where there is none of that name or scale."""
+    if name not in NETS:
+        raise TrainingError(f"no net {name!r}; there are {', '.join(NETS)}")
+    if scale not in NETS[name].scales:
+        raise TrainingError(f"{name} is for scales {', '.join(map(str, NETS[name].scales))}, not {scale}")
+    return NETS[name].build(scale)
+
+
+def load_pretrained(source: str) -> Pretrained:
+    """Read `source`: a run's folder, one of its state files, an exported .onnx file, or a shipped network's name.
+
+    Raises TrainingError where it isn't one, ModelError where no network has that name.
+    """
+    path = Path(source)
+    if path.is_dir() or path.suffix == ".pt":
+        state = path / STATE if path.is_dir() else path
+        config, weights = load_averaged(state)
+        net = build(config.net, config.scale)
+        net.load_state_dict(weights)
+        return Pretrained(
+            str(state), config.net, config.scale, config.data.degrade is not None, net.folded().state_dict()
+        )
+    found = find_model(source)
+    if len(found) > 1:
+        raise TrainingError(f"{source} is a family; name one of {', '.join(model.card.name for model in found)}")
+    (model,) = found
+    if not model.card.net:
+        raise TrainingError(f"{source}: its card names no net of the table, so training can't start from it")
+    return Pretrained(source, model.card.net, model.card.scale, model.card.restoring, _initializers(model.content))
+
+
+def _initializers(content: bytes) -> dict[str, torch.Tensor]:
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_from_string(content).graph
+    return {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()).float() for entry in graph.initializer}
+
+
+def load_averaged(path: Path) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
+    """The config of a state file and its averaged weights, not folded."""
+    content = read_state(path)
+    return to_config(content["config"], str(path)), content["ema"]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `state.save` wrote. A file of another kind is refused before anything in it is unpickled."""
+    wrong = TrainingError(f"{path}: is not the state of a run, or is cut off; give another, or remove it to begin anew")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise wrong
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise wrong from error
+    if not (
+        isinstance(content, dict) and {"config", "step", "best", "net", "ema", "optimizer", "random"} <= set(content)
+    ):
+        raise wrong
+    return dict(content)
