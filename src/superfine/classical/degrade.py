@@ -127,21 +127,7 @@ def degrade(large: Bytes, scale: int, degradation: Degradation, draw: np.random.
     if draw.random() < degradation.clean:
         return Degraded(matlab_resize(large, (rows, cols)), (f"resize to {rows} x {cols} by matlab",))
 
-    # Each value is rounded as it is reported, so that the report is what was done.
-    pixels, steps = to_unit(large), []
-    if draw.random() < degradation.blur:
-        low, high = degradation.blur_sigma
-        wide = tall = round(draw.uniform(low, high), 2)
-        angle = 0
-        if draw.random() < degradation.anisotropic:
-            tall, angle = round(draw.uniform(low, high), 2), int(draw.integers(180))
-        pixels = blur(pixels, gaussian_kernel(wide, tall, angle))
-        steps.append(f"blur sigma {wide} x {tall} at {angle} deg")
-    if draw.random() < degradation.motion:
-        length, angle = round(draw.uniform(*degradation.motion_length), 2), int(draw.integers(180))
-        pixels = blur(pixels, motion_kernel(length, angle))
-        steps.append(f"motion {length} px at {angle} deg")
-
+    pixels, steps = _blurred(to_unit(large), degradation, draw)
     sizes = [(rows, cols)]
     if draw.random() < degradation.between:
         side = draw.uniform(*degradation.between_size)
@@ -150,17 +136,9 @@ def degrade(large: Bytes, scale: int, degradation: Degradation, draw: np.random.
         kind = str(draw.choice(_RESAMPLERS, p=[getattr(degradation, name) for name in _RESAMPLERS]))
         pixels = _resample(pixels, size, kind)
         steps.append(f"resize to {size[0]} x {size[1]} by {kind}")
-        if place > 0:
-            continue
-        if draw.random() < degradation.poisson:
-            photons = round(np.exp(draw.uniform(*np.log(degradation.poisson_photons))))
-            pixels = poisson_noise(pixels, photons, draw)
-            steps.append(f"poisson noise of {photons} photons")
-        if draw.random() < degradation.gaussian:
-            sigma = round(draw.uniform(*degradation.gaussian_sigma), 2)
-            channels: Literal[1, 3] = 1 if draw.random() < degradation.grey else 3
-            pixels = gaussian_noise(pixels, sigma, draw, channels=channels)
-            steps.append(f"{'grey' if channels == 1 else 'coloured'} noise of sigma {sigma}")
+        if place == 0:
+            pixels, noises = _noisy(pixels, degradation, draw)
+            steps += noises
 
     small = to_kind(pixels, np.dtype(np.uint8)).astype(np.uint8, copy=False)
     if draw.random() < degradation.jpeg:
@@ -248,8 +226,42 @@ def jpeg(pixels: Bytes, quality: int, subsampling: Literal["4:2:0", "4:4:4"] = "
     """What a JPEG of (H, W, 3), uint8 RGB, gives back; quality 1..100 of libjpeg."""
     picture = pyvips.Image.new_from_array(np.ascontiguousarray(pixels), interpretation="srgb")
     stored = picture.jpegsave_buffer(Q=quality, subsample_mode="on" if subsampling == "4:2:0" else "off", keep="none")
-    decoded: Bytes = pyvips.Image.jpegload_buffer(stored).numpy()
+    decoded: Bytes = pyvips.Image.jpegload_buffer(stored, access="sequential").numpy()
     return decoded
+
+
+# Each value is rounded as it is reported, so that the report is what was done.
+
+
+def _blurred(pixels: Floats, degradation: Degradation, draw: np.random.Generator) -> tuple[Floats, list[str]]:
+    steps = []
+    if draw.random() < degradation.blur:
+        low, high = degradation.blur_sigma
+        wide = tall = round(draw.uniform(low, high), 2)
+        angle = 0
+        if draw.random() < degradation.anisotropic:
+            tall, angle = round(draw.uniform(low, high), 2), int(draw.integers(180))
+        pixels = blur(pixels, gaussian_kernel(wide, tall, angle))
+        steps.append(f"blur sigma {wide} x {tall} at {angle} deg")
+    if draw.random() < degradation.motion:
+        length, angle = round(draw.uniform(*degradation.motion_length), 2), int(draw.integers(180))
+        pixels = blur(pixels, motion_kernel(length, angle))
+        steps.append(f"motion {length} px at {angle} deg")
+    return pixels, steps
+
+
+def _noisy(pixels: Floats, degradation: Degradation, draw: np.random.Generator) -> tuple[Floats, list[str]]:
+    steps = []
+    if draw.random() < degradation.poisson:
+        photons = round(np.exp(draw.uniform(*np.log(degradation.poisson_photons))))
+        pixels = poisson_noise(pixels, photons, draw)
+        steps.append(f"poisson noise of {photons} photons")
+    if draw.random() < degradation.gaussian:
+        sigma = round(draw.uniform(*degradation.gaussian_sigma), 2)
+        channels: Literal[1, 3] = 1 if draw.random() < degradation.grey else 3
+        pixels = gaussian_noise(pixels, sigma, draw, channels=channels)
+        steps.append(f"{'grey' if channels == 1 else 'coloured'} noise of sigma {sigma}")
+    return pixels, steps
 
 
 def _resample(pixels: Floats, size: tuple[int, int], kind: str) -> Floats:
