@@ -259,12 +259,10 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     Raises TrainingError where nothing is left to train on, or what a run began with has changed.
     """
     run.mkdir(parents=True, exist_ok=True)
-    sides = _stored_split(run / "split.json", config, root)
-    if sides is None:
-        sides = split(config, root)
-        _store_split(run / "split.json", sides, config, root)
+    stored = _stored_split(run / "split.json", config, root)
+    sides = stored or split(config, root)
     key = _key(config, sides)
-    index = _read_index(run, key) or _write_pictures(config, sides, run, key)
+    index = (_read_index(run, key) if stored else None) or _write_pictures(config, sides, run, key)
     flat = torch.from_file(str(run / "pictures.u8"), shared=False, size=index["bytes"], dtype=torch.uint8)
     data = Data(*(_pictures(index[part], flat, config.scale) for part in get_args(Part)))
     lost = [f"{name} ({reason})" for name, reason in index["skipped"]]
@@ -277,8 +275,10 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     if not len(data.train):
         raise TrainingError(
             f"no picture of {_least(config) * config.scale} px or more to train on in {root}: "
-            f"{', '.join(config.data.folders)}{'; ' if lost else ''}{', '.join(lost[:5])}"
+            f"{', '.join(config.data.folders)}{'; skipped ' if lost else ''}{', '.join(lost[:5])}"
         )
+    if not stored:  # now that there is something to go on with
+        _store_split(run / "split.json", sides, config, root)
     return data
 
 
@@ -519,9 +519,10 @@ def _finished(pixels: torch.Tensor, ways: list[Whole], *, luma: bool) -> torch.T
 
 
 class Batches:
-    """Batches of the steps from `first` to `last`, each made while the network still works on the one before.
+    """Batches of the steps from `first` to `last`, made while the network still works on those before.
 
-    An error of a batch is raised where it is asked for. Close it, or use it in a `with`.
+    threads: how many are made at a time; degradation is what may need more than one. An error of a
+    batch is raised where it is asked for. Close it, or use it in a `with`.
     """
 
     def __init__(
@@ -532,13 +533,13 @@ class Batches:
         last: int | None = None,
         *,
         part: slice = slice(None),
-        ahead: int = 2,
+        threads: int = 1,
     ) -> None:
-        self._pool = ThreadPoolExecutor(1, "batches")
+        self._pool = ThreadPoolExecutor(threads, "batches")
         self._steps = iter(range(first, (config.steps if last is None else last) + 1))
         self._make = lambda step: batch_at(pictures, config, step, part=part)
         self._ahead: deque[Future[Batch]] = deque()
-        for _ in range(ahead):
+        for _ in range(threads + 1):
             self._begin_next()
 
     def _begin_next(self) -> None:

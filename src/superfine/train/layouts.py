@@ -128,6 +128,10 @@ def _walk(folder: Path, skipped: list[tuple[Path, str]]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(os.path.realpath(here))
+        if "split.json" in files:
+            skipped.append((here, "a training run's own folder"))
+            folders.clear()
+            continue
         skipped += [(here / entry, "hidden") for entry in (*folders, *files) if entry.startswith(".")]
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         for entry in sorted(entry for entry in files if not entry.startswith(".")):
