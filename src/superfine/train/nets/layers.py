@@ -12,7 +12,7 @@ from torch.nn.utils import skip_init
 
 from superfine.errors import TrainingError
 
-__all__ = ["BicubicBase", "CollapsibleConv", "Colour", "Foldable", "Net"]
+__all__ = ["BicubicBase", "CollapsibleConv", "Colour", "Foldable", "Net", "plain_conv"]
 
 Colour = Literal["luma", "rgb"]
 
@@ -65,7 +65,7 @@ class CollapsibleConv(Foldable):
         return functional.conv2d(x.contiguous(memory_format=last), kernel, self.bias, padding=1)
 
     def fold(self) -> nn.Conv2d:
-        return _plain(self.kernel(), self.bias)
+        return plain_conv(self.kernel(), self.bias)
 
     def fits(self, weight: torch.Tensor) -> bool:
         """As wide as this block or narrower."""
@@ -160,7 +160,7 @@ class Net(nn.Module):
                 net.set_submodule(name, module.fold())
         if net.colour == "luma":
             weight = net.head.get_parameter("weight")
-            net.head = _plain(weight * weight.new_tensor(_LUMA).view(1, 3, 1, 1), net.head.bias)
+            net.head = plain_conv(weight * weight.new_tensor(_LUMA).view(1, 3, 1, 1), net.head.bias)
         return net
 
     @torch.no_grad()
@@ -210,7 +210,7 @@ def _take(module: nn.Module, name: str, given: Mapping[str, torch.Tensor]) -> bo
 
 
 @torch.no_grad()
-def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
+def plain_conv(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
     """A convolution that keeps the size, of `weight` (outputs, inputs, k, k); leaves the random state alone."""
     outputs, inputs, side = weight.shape[:3]
     facts = {"padding": side // 2, "bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
