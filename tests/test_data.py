@@ -182,9 +182,9 @@ def test_a_degraded_patch_is_the_degraded_neighbourhood(photos, tmp_path, monkey
     batch = batch_at(open_data(wanted, tmp_path, tmp_path / "run").train, wanted, 1)
     for (large, made), one, other in zip(seen, *batch, strict=True):
         ((top, left, way),) = places(whole, levels(other))
-        around = np.pad(whole[:60], ((32, 32), (32, 32), (0, 0)), "edge")[top : top + 84, left : left + 84]
+        around = np.pad(whole[:60], ((16, 16), (16, 16), (0, 0)), "edge")[top : top + 52, left : left + 52]
         np.testing.assert_array_equal(large, around)
-        np.testing.assert_array_equal(list(ways(levels(one)))[way], made.small[16:26, 16:26])
+        np.testing.assert_array_equal(list(ways(levels(one)))[way], made.small[8:18, 8:18])
 
 
 def test_pairs_bring_their_own_small_pictures(tmp_path):

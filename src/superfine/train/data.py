@@ -7,6 +7,7 @@ would have seen. On a GPU all but the degradation happens there.
 
 import hashlib
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from superfine.atomic import written_whole
-from superfine.classical.degrade import degrade
+from superfine.classical.degrade import Degradation, degrade
 from superfine.classical.resample import KERNELS, matlab_resize, taps
 from superfine.color import FULL_LUMA, to_kind, to_unit
 from superfine.errors import MissingExtraError, SourceError, TrainingError
@@ -49,9 +50,9 @@ Bytes = npt.NDArray[np.uint8]
 Whole = npt.NDArray[np.int64]
 Say = Callable[[str], None]
 
-# How far around a patch a degradation may look, in small pixels; the bicubic kernel looks two far.
-_DEGRADE_MARGIN: Final = 16
+# How far around a patch its small pixels are made of, in small pixels: MATLAB's bicubic, and any degradation.
 _BICUBIC_MARGIN: Final = 2
+_LARGEST_MARGIN: Final = 128
 # The least side of a small picture that is judged: SSIM's window has room in it.
 _LEAST_SIDE: Final = 16
 _PAGE_SIDE: Final = 512
@@ -311,7 +312,7 @@ def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> d
     """Decode all into one file. Its index is written last, so that it never speaks of another file."""
     index: dict[str, Any] = {"key": key, "skipped": list(sides.skipped)}
     # A patch at a picture's border is read with what lies beside it in the file; so also at the file's ends.
-    guard = bytes(3 * _DEGRADE_MARGIN * config.scale)
+    guard = bytes(3 * _LARGEST_MARGIN * config.scale)
     try:
         (run / "pictures.json").unlink(missing_ok=True)
         with written_whole(run / "pictures.u8") as part, part.open("wb") as file:
@@ -413,7 +414,7 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)[:, part]
     begin, rows, cols, second = pictures.table[picture].T
     worse = config.data.degrade
-    margin = 0 if scale == 1 and worse is None else _BICUBIC_MARGIN if worse is None else _DEGRADE_MARGIN
+    margin = _margin(worse, scale)
     large = _cut(
         pictures.flat,
         (begin, rows * scale, cols * scale),
@@ -440,6 +441,17 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     inner = slice(margin * scale, (margin + stage.patch) * scale)
     luma = getattr(NETS[config.net], "colour", "luma") == "luma"
     return Batch(*(_finished(pixels, ways, luma=luma) for pixels in (small, large[:, inner, inner])))
+
+
+def _margin(worse: Degradation | None, scale: int) -> int:
+    """How many small pixels around a patch are made with it, so that it is what the whole picture would have given.
+
+    Whole blocks of JPEG; a blur counts to three sigma, a resampler for Lanczos' three pixels.
+    """
+    if worse is None:
+        return _BICUBIC_MARGIN if scale > 1 else 0
+    reach = 3 + (3 * worse.blur_sigma[1] + worse.motion_length[1] / 2) / scale
+    return min(8 * math.ceil(reach / 8), _LARGEST_MARGIN)
 
 
 def _drawn_places(pictures: Pictures, seed: int, step: int, stage: Stage) -> Whole:
