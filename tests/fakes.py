@@ -121,3 +121,16 @@ def model_of(
     """A network by hand with its card, as a model."""
     card = Card(name="by-hand", scale=scale, halo=2, fp32_end=fp32_end)
     return Model(card, onnx_network(nodes, weights, card=card, **sides), "by-hand.onnx")
+
+
+def painter(name: str, scale: int, level: float, *, bytes_per_pixel: int = 1000) -> Model:
+    """A network `NAME-xSCALE` that paints every sample in one level, 0 to 1, so that its work is known by sight."""
+    card = Card(name=f"{name}-x{scale}", scale=scale, halo=0, bytes_per_pixel=bytes_per_pixel)
+    nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("Mul", ["x", "nothing"], "black", {}),
+        ("Add", ["black", "level"], "painted", {}),
+        ("Concat", ["painted"] * scale**2, "parts", {"axis": 1}),
+        ("DepthToSpace", ["parts"], "y", {"blocksize": scale, "mode": "CRD"}),
+    ]
+    weights = {"nothing": np.zeros(1, np.float32), "level": np.full(1, level, np.float32)}
+    return Model(card, onnx_network(nodes, weights, card=card), f"{card.name}.onnx")

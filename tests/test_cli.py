@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_a_dry_run_adds_up(picture: Path, tmp_path: Path) -> None:
     planned = run(app, ["upscale", str(tmp_path), "--dry-run"])
     assert planned.exit_code == 0
     assert "2 planned in" in planned.stdout
+    assert re.search(r"^note: 2 of 2 pictures: auto chose \w+ for lossless PNG", planned.stdout, re.MULTILINE)
     assert "together about 0 s of enlarging, at most about 0.25 GB" in planned.stdout
     assert sorted(tmp_path.iterdir()) == [picture, other]
 
@@ -52,7 +54,7 @@ def test_a_dry_run_adds_up(picture: Path, tmp_path: Path) -> None:
         (["--scale", "0.5"], "--scale 0.5 would make pictures smaller"),
         (["--size", "12by9"], "--size '12by9' is not a size; write it as 1920x1080"),
         (["--size", "0x9"], "is not a size"),
-        (["--model", "nope"], "no model 'nope'; there are fast"),
+        (["--model", "nope"], "no model 'nope'; there are "),
         (["--engine", "warp"], "--engine 'warp' is none of openvino"),
         (["--precision", "fp8"], "--precision 'fp8' is none of auto, bf16, fp32"),
         (["-o", "a.bmp"], "superfine doesn't write .bmp"),
@@ -81,8 +83,22 @@ def test_models_lists_what_there_is_and_show_tells_all() -> None:
     assert card.licence in shown
     assert card.training_data in shown
     assert f"Set5 {card.psnr['Set5']:.2f} dB" in shown
-    with pytest.raises(UsageError, match="no model"):
-        run(app, ["models", "show", "nope"], catch_exceptions=False)
+    for name, words in (("nope", "no model"), ("auto", "is chosen for each picture")):
+        with pytest.raises(UsageError, match=words):
+            run(app, ["models", "show", name], catch_exceptions=False)
+
+
+def test_the_choice_and_its_reason_are_said(picture: Path) -> None:
+    lossy = picture.with_name("b.jpg")
+    Image.open(picture).save(lossy)
+    for word in ("--dry-run", "--model=auto"):
+        said = run(app, ["upscale", str(lossy), "--overwrite", word])
+        assert (said.exit_code, said.stderr) == (0, "")
+        assert re.search(r"^note: auto chose \w+ for lossy JPEG", said.stdout, re.MULTILINE)
+    lines = run(app, ["upscale", str(lossy), str(picture), "--overwrite", "--dry-run", "--json"]).stdout.splitlines()
+    reasons = {Path(result["source"]).name: result["notes"][0] for result in map(json.loads, lines)}
+    assert "lossy JPEG" in reasons["b.jpg"]
+    assert "lossless PNG" in reasons["a.png"]
 
 
 def test_doctor_knows_versions_engines_and_codecs() -> None:

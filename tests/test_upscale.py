@@ -7,18 +7,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 import pytest
 from PIL import Image
 
 import superfine
+from fakes import painter
 from memory import measured
 from superfine import Job, ShapeError, UsageError
 from superfine.classical.resample import matlab_resize
+from superfine.engine import open_engine
+from superfine.image import coding_of
 from superfine.journal import JOURNAL_NAME
-from superfine.route import Workshop
+from superfine.models import Model, find_model
+from superfine.route import Workshop, choose_model
 
 Maker = Callable[..., Path]
 NEAREST = Job(model="nearest", scale=2)
@@ -75,7 +81,7 @@ def test_a_fractional_size_is_the_network_then_one_resampling_in_float() -> None
     planes = [Image.fromarray(network[..., c]).resize((96, 72), Image.Resampling.BICUBIC) for c in range(3)]
     wanted = np.stack([np.asarray(plane) for plane in planes], -1).clip(0, 1) * 255
     inside = np.s_[4:-4, 4:-4]  # at the border Pillow renormalises where we replicate
-    assert np.abs(superfine.upscale(smooth, 1.5) - wanted)[inside].max() < 0.51
+    assert np.abs(superfine.upscale(smooth, 1.5, model="fast") - wanted)[inside].max() < 0.51
 
 
 @pytest.mark.parametrize("model", ["bilinear", "bicubic", "lanczos", "fast"])
@@ -146,10 +152,180 @@ def test_what_a_network_cannot_do_is_said() -> None:
         superfine.upscale(image, 1)
     with pytest.raises(UsageError, match="smaller than the picture's 8x8"):
         superfine.upscale(image, size=(9, 7))
-    with pytest.raises(UsageError, match="no model 'foo'; there are fast"):
+    with pytest.raises(UsageError, match="no model 'foo'; there are .*fast"):
         superfine.upscale(image, model="foo")
     with pytest.raises(UsageError, match=r"needs 0\.\d+ GB, over the limit of 0.100; raise it with --memory 0\.\d"):
         superfine.upscale(image, memory_gb=0.1)
+
+
+# ---- the choice of `auto`
+
+Shelf = Callable[..., list[str]]
+EVERY = ("balanced", "best", "fast", "photo")
+BALANCED, PHOTO = 64, 191  # what painters make of 0.25 and 0.75
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Puts `fast` and painters of `photo` and `balanced` on the shelf; names those that are opened from then on."""
+
+    def fill(*, photo: bool = True) -> list[str]:
+        models = [painter("balanced", scale, 0.25) for scale in (2, 3, 4)]
+        models += [painter("photo", scale, 0.75) for scale in (2, 4) if photo]
+        every, opened = (*find_model("fast"), *models), []
+
+        def noted(model: Model, *given: str) -> superfine.Engine:
+            opened.append(model.card.name)
+            return open_engine(model, *given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("superfine.models.list_models", lambda: every)
+        monkeypatch.setattr("superfine.route.open_engine", noted)
+        Workshop(Job(model="fast")).close()
+        return opened
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("kind", "lossless", "shipped", "name", "reason"),
+    [
+        ("PNG", True, EVERY, "balanced", "auto chose balanced for lossless PNG"),
+        ("JPEG", False, EVERY, "photo", "auto chose photo for lossy JPEG"),
+        ("AVIF", None, EVERY, "photo", "auto chose photo for AVIF, taken as lossy since it doesn't say"),
+        ("PNG", True, ("fast", "photo"), "fast", "auto chose fast for lossless PNG; balanced is not shipped"),
+        ("JPEG", False, ("balanced",), "balanced", "auto chose balanced for lossy JPEG; photo is not shipped"),
+        ("WEBP", False, ("fast",), "fast", "auto chose fast for lossy WEBP; photo and balanced are not shipped"),
+    ],
+)
+def test_auto_goes_by_what_the_file_is(
+    kind: str, lossless: bool | None, shipped: tuple[str, ...], name: str, reason: str
+) -> None:
+    choice = choose_model(kind, lossless, shipped)
+    assert (choice.name, choice.reason) == (name, reason)
+
+
+@pytest.mark.parametrize(
+    ("saved", "options", "coding"),
+    [
+        ("PNG", {}, ("PNG", True)),
+        ("GIF", {}, ("GIF", True)),
+        ("JPEG", {}, ("JPEG", False)),
+        ("JPEG", {"mode": "CMYK"}, ("JPEG", False)),
+        ("WEBP", {"lossless": True}, ("WEBP", True)),
+        ("WEBP", {"lossless": False}, ("WEBP", False)),
+        ("WEBP", {"lossless": True, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}, ("WEBP", True)),
+        ("WEBP", {"lossless": False, "mode": "RGBA"}, ("WEBP", False)),
+        ("WEBP", {"lossless": True, "save_all": True}, ("WEBP", True)),
+        ("WEBP", {"lossless": False, "save_all": True}, ("WEBP", False)),
+        ("TIFF", {"compression": "tiff_deflate"}, ("TIFF", True)),
+        ("TIFF", {"compression": "jpeg"}, ("TIFF", False)),
+        ("AVIF", {}, ("AVIF", None)),
+        ("HEIF", {}, ("HEIC", None)),  # Pillow's name for it
+    ],
+    ids=str,
+)
+def test_what_a_file_is_is_read_from_it_and_not_from_its_name(
+    tmp_path: Path, saved: str, options: dict[str, Any], coding: tuple[str, bool | None]
+) -> None:
+    rows = np.random.default_rng(4).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    picture = Image.fromarray(rows).convert(options.get("mode", "RGB"))
+    given = {name: value for name, value in options.items() if name != "mode"}
+    more = [Image.fromarray(rows[::-1]).convert("RGB")] if "save_all" in given else []
+    pillow_heif.register_heif_opener()
+    picture.save(tmp_path / "a.png", saved, **given, **({"append_images": more} if more else {}))
+    assert coding_of(tmp_path / "a.png") == coding
+
+
+def test_a_folder_of_both_kinds_gets_both_networks_each_opened_once(
+    picture: Maker, tmp_path: Path, shelf: Shelf
+) -> None:
+    for name in ("in/a.png", "in/b.jpg", "in/c.png", "in/d.jpg", "in/e.webp"):
+        picture(name)
+    (tmp_path / "in" / "d.jpg").rename(tmp_path / "in" / "d.png")
+    opened = shelf()
+    report = superfine.upscale_path(tmp_path / "in", tmp_path / "out")
+    assert {result.source.name: (result.model, result.notes) for result in report.results} == {
+        "a.png": ("balanced-x2", ("auto chose balanced for lossless PNG",)),
+        "b.jpg": ("photo-x2", ("auto chose photo for lossy JPEG",)),
+        "c.png": ("balanced-x2", ("auto chose balanced for lossless PNG",)),
+        "d.png": ("photo-x2", ("auto chose photo for lossy JPEG",)),
+        "e.webp": ("balanced-x2", ("auto chose balanced for lossless WEBP",)),
+    }
+    assert opened == ["balanced-x2", "photo-x2"]
+    for name, level in (("a.png", BALANCED), ("b.jpg", PHOTO), ("d.png", PHOTO), ("e.webp", BALANCED)):
+        assert np.unique(np.asarray(Image.open(tmp_path / "out" / name))) == [level]
+
+
+def test_arrays_count_as_lossless_and_files_as_what_they_are(picture: Maker, shelf: Shelf) -> None:
+    shelf()
+    assert np.unique(superfine.upscale(np.zeros((9, 9, 3), np.uint8))) == [BALANCED]
+    assert np.unique(superfine.upscale(picture("a.jpg"))) == [PHOTO]
+    assert np.unique(superfine.upscale(str(picture("a.png")), 2)) == [BALANCED]
+
+
+def test_resume_knows_which_network_made_what(picture: Maker, tmp_path: Path, shelf: Shelf) -> None:
+    picture("in/a.png"), picture("in/b.jpg")
+
+    def again(model: str = "auto") -> list[str]:
+        return statuses(superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=Job(model=model)))
+
+    shelf(photo=False)
+    assert again() == ["done", "done"]
+    assert again("balanced") == ["skipped", "skipped"]
+    shelf()
+    assert again() == ["skipped", "done"]
+    assert again() == ["skipped", "skipped"]
+    assert sorted(again("photo")) == ["done", "skipped"]
+
+
+@pytest.mark.parametrize(
+    ("job", "models", "size"),
+    [
+        (Job(), ("balanced-x2", "photo-x2"), (18, 26)),
+        (Job(scale=3), ("balanced-x3", "photo-x4"), (27, 39)),
+        (Job(scale=1.5), ("balanced-x2", "photo-x2"), (14, 20)),
+        (Job(scale=6), ("balanced-x2 then balanced-x3", "photo-x2 then photo-x4"), (54, 78)),
+        (Job(size=(30, 50)), ("balanced-x4", "photo-x4"), (30, 50)),
+    ],
+    ids=lambda value: value.label if isinstance(value, Job) else "",
+)
+def test_auto_at_any_scale(
+    picture: Maker, shelf: Shelf, job: Job, models: tuple[str, str], size: tuple[int, int]
+) -> None:
+    sources = [picture("a.png"), picture("b.jpg")]
+    shelf()
+    results = superfine.upscale_path(sources, sources[0].parent / "out", job=job, dry_run=True).results
+    assert tuple(result.model for result in results) == models
+    assert [result.output_size for result in results] == [size, size]
+    assert [result.output and result.output.name for result in results] == ["a.png", "b.jpg"]
+
+
+def test_auto_names_what_it_cannot_read_or_do(picture: Maker, tmp_path: Path) -> None:
+    sources = [tmp_path / "none.jpg", tmp_path / "text.jpg", tmp_path / "empty.png", tmp_path / "cut.png"]
+    sources[1].write_text("no picture")
+    sources[2].touch()
+    sources[3].write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ["there is no such file", "not a picture that superfine reads", "the file is empty", "damaged or cut off"]
+    for source, reason in zip(sources, words, strict=True):
+        (result,) = superfine.upscale_path(source, dry_run=True).results
+        assert (result.status, result.message.startswith(f"{source}: {reason}")) == ("failed", True), result.message
+    (result,) = superfine.upscale_path(picture(), job=Job(scale=1)).failed
+    assert "--scale 1 restores without enlarging" in result.message
+
+
+@pytest.mark.parametrize(("limit", "times", "extra"), [(0.5, 2, 0), (1.0, 1, 0.15)])
+def test_networks_that_do_not_fit_side_by_side_take_turns(
+    picture: Maker, tmp_path: Path, shelf: Shelf, limit: float, times: int, extra: float
+) -> None:
+    """A tile of 384 x 384 at 1000 bytes a pixel is 0.15 GB, on top of 0.25 that everything has."""
+    sources = [picture(f"in/{name}", (400, 400)) for name in ("a.png", "b.jpg", "c.png", "d.jpg")]
+    opened = shelf()
+    results = superfine.upscale_path(sources, tmp_path / "out", job=Job(memory_gb=limit)).results
+    assert opened == ["balanced-x2", "photo-x2"] * times
+    memory = {result.source.name: result.memory_gb for result in results}
+    assert memory["a.png"] == pytest.approx(0.41, abs=0.01)
+    for name in ("b.jpg", "c.png", "d.jpg"):
+        assert memory[name] == pytest.approx(0.41 + extra, abs=0.01)
 
 
 # ---- one file
@@ -205,7 +381,7 @@ def test_the_source_is_never_the_output(picture: Maker) -> None:
 
 def test_a_dry_run_tells_and_writes_nothing(picture: Maker) -> None:
     source = picture(size=(100, 120))
-    (result,) = superfine.upscale_path(source, dry_run=True).results
+    (result,) = superfine.upscale_path(source, job=Job(model="fast"), dry_run=True).results
     assert (result.status, result.output_size, result.model) == ("planned", (200, 240), "fast-x2")
     assert result.seconds > 0
     assert 0.2 < result.memory_gb < 1
@@ -510,13 +686,41 @@ def test_memory_stays_below_what_was_given(tmp_path: Path, limit: float) -> None
     code = (
         "import sys, superfine\n"
         "from pathlib import Path\n"
-        "report = superfine.upscale_path(sys.argv[1], sys.argv[2], job=superfine.Job(memory_gb=float(sys.argv[3])))\n"
+        "job = superfine.Job(model='fast', memory_gb=float(sys.argv[3]))\n"
+        "report = superfine.upscale_path(sys.argv[1], sys.argv[2], job=job)\n"
         "assert report.count('done') == 3\n"
         "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out"), str(limit)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert 0.1 < int(done.stdout) * 1024 / 1e9 < limit
+
+
+@pytest.mark.slow
+@measured
+def test_memory_of_two_networks_stays_below_what_was_given(tmp_path: Path) -> None:
+    """`fast` under both names; each keeps a quarter of a GB between two pictures at x4."""
+    smooth = Image.fromarray(np.eye(8, dtype=np.uint8) * 255).convert("RGB")
+    (tmp_path / "in").mkdir()
+    for name, size in (("a.png", (2400, 2400)), ("b.jpg", (2400, 2400)), ("c.png", (1500, 2000)), ("d.jpg", (9, 9))):
+        smooth.resize(size).save(tmp_path / "in" / name)
+    code = (
+        "import sys, superfine\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from superfine import models\n"
+        "(fast,) = models.find_model('fast-x4')\n"
+        "cards = [replace(fast.card, name=f'{name}-x4') for name in ('balanced', 'photo')]\n"
+        "shelf = tuple(models.Model(card, fast.content, card.name) for card in cards)\n"
+        "models.list_models = lambda: shelf\n"
+        "job = superfine.Job(scale=4, memory_gb=0.7)\n"
+        "report = superfine.upscale_path(sys.argv[1], sys.argv[2], job=job)\n"
+        "assert [result.model for result in report.results] == ['balanced-x4', 'photo-x4'] * 2\n"
+        "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert 0.1 < int(done.stdout) * 1024 / 1e9 < 0.7
 
 
 @pytest.mark.slow

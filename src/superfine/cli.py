@@ -88,7 +88,10 @@ def upscale(
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="A network, an .onnx file with a card, or a classical method: see `superfine models`."),
+        typer.Option(
+            help="auto takes balanced for lossless sources, photo for JPEG and other lossy ones; or name a network,"
+            " an .onnx file with a card, or a classical method: see `superfine models`."
+        ),
     ] = "auto",
     file_format: Annotated[
         str | None,
@@ -108,7 +111,7 @@ def upscale(
     resume: Annotated[bool, typer.Option(help="Skip what an earlier run finished; --no-resume does it again.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that no earlier run made.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say sizes, model, memory and time expected; write nothing.")
+        bool, typer.Option("--dry-run", help="Say sizes, model and why, memory and time expected; write nothing.")
     ] = False,
     engine: Annotated[
         str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, directml, coreml.")

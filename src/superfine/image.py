@@ -24,7 +24,17 @@ from superfine.exif import Block, Tag, add_to_tiff, exif_block, pack_exif, tiff_
 from superfine.pngtext import XMP_KEYWORD, append_chunks, text_chunks, xmp_chunk
 from superfine.rowstream import RowStream
 
-__all__ = ["FORMATS", "MAX_MEGAPIXELS", "Format", "Picture", "codecs", "format_of", "open_picture", "save_picture"]
+__all__ = [
+    "FORMATS",
+    "MAX_MEGAPIXELS",
+    "Format",
+    "Picture",
+    "codecs",
+    "coding_of",
+    "format_of",
+    "open_picture",
+    "save_picture",
+]
 
 Array = npt.NDArray[np.generic]
 Shape = tuple[int, int, int]
@@ -132,6 +142,7 @@ class Picture:
     """Bits a sample in the file: 1, 2, 4, 8, 10, 12, 16 or 32 (float)."""
     alpha: bool
     lossless: bool
+    """The file is known to have kept its pixels exactly."""
     streams: bool
     """This very file's rows can be read without holding the whole picture."""
     orientation: int
@@ -193,14 +204,7 @@ def open_picture(
     pixels as the orientation tag says. Raises SourceError, TooLargeError, or
     MissingExtraError for HEIC without its extra.
     """
-    _check_file(path)
-    with _Reading(path):
-        tags = tiff_block(path)
-        _check_tags(path, tags)
-        image = _open(path)
-        loader = image.get("vips-loader").removesuffix("_source").removesuffix("_buffer")
-        entry = next(entry for entry in FORMATS.values() if entry.loader == loader)
-        lossless = entry.name in ("png", "tiff", "gif") or (entry.name == "webp" and _webp_is_lossless(path))
+    image, entry, lossless, tags = _opened(path)
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         raise TooLargeError(
@@ -231,7 +235,7 @@ def open_picture(
         dtype=dtype,
         bits=int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8 * dtype.itemsize,
         alpha=bool(ready.hasalpha()),
-        lossless=lossless,
+        lossless=bool(lossless),
         streams=entry.streams and not (progressive or interlaced or turned),
         orientation=1 if upright else orientation,
         notes=tuple(notes),
@@ -244,6 +248,36 @@ def open_picture(
         for _ in picture.bands():  # every value is looked at before work begins
             pass
     return picture
+
+
+def coding_of(path: Path) -> tuple[str, bool | None]:
+    """What a file is, whatever its name (`JPEG`, `PNG`, …), and whether it is lossless; None where that isn't known.
+
+    AVIF and HEIC don't say it in their headers. Raises SourceError, or MissingExtraError for HEIC without its extra.
+    """
+    _, entry, lossless, _ = _opened(path)
+    return entry.name.upper(), lossless
+
+
+def _opened(path: Path) -> tuple[Any, Format, bool | None, Block]:
+    """The header of a picture, its format, whether it is lossless as far as it says, and the directory of a TIFF."""
+    _check_file(path)
+    with _Reading(path):
+        tags = tiff_block(path)
+        _check_tags(path, tags)
+        image = _open(path)
+        loader = image.get("vips-loader").removesuffix("_source").removesuffix("_buffer")
+        entry = next(entry for entry in FORMATS.values() if entry.loader == loader)
+        match entry.name:
+            case "webp":
+                lossless: bool | None = _webp_is_lossless(path)
+            case "tiff":
+                lossless = _number(tags, 259, 1) not in (6, 7)  # JPEG, old and new
+            case "avif" | "heic":
+                lossless = None
+            case name:
+                lossless = name != "jpeg"
+    return image, entry, lossless, tags
 
 
 def save_picture(

@@ -16,7 +16,17 @@ from typing import Any, Literal
 from superfine.classical.resample import KERNELS
 from superfine.errors import ModelError, UsageError
 
-__all__ = ["CLASSICAL", "MATLAB", "Card", "Model", "card_to_text", "find_model", "list_models", "read_model"]
+__all__ = [
+    "CLASSICAL",
+    "MATLAB",
+    "Card",
+    "Model",
+    "card_to_text",
+    "families",
+    "find_model",
+    "list_models",
+    "read_model",
+]
 
 #: Bicubic as MATLAB rounds it, between the two passes: for 8 bits only.
 MATLAB = "matlab-bicubic"
@@ -44,6 +54,10 @@ class Card:
     bytes_per_pixel: int = 1000
     """Working memory per pixel of a tile, measured."""
     summary: str = ""
+    net: str = ""
+    """The architecture, a name in the training table NETS, so that training can start from the file."""
+    restoring: bool = False
+    """Made for damaged pictures: removes noise and JPEG traces, so the reduced result is not the input."""
     colour: str = ""
     parameters: int = 0
     licence: str = ""
@@ -88,13 +102,19 @@ def find_model(name: str) -> list[Model]:
     """
     if name.lower().endswith(".onnx"):
         return [read_model(Path(name))]
+    if name == "auto":
+        raise UsageError(f"`auto` is chosen for each picture by its file; here name a model, such as {families()[0]}")
     shipped = list_models()
     found = [model for model in shipped if name in (model.card.name, family(model.card))]
     if not found:
-        families = sorted({family(model.card) for model in shipped})
-        known = ", ".join((*families, *(model.card.name for model in shipped), *CLASSICAL))
+        known = ", ".join((*families(), *(model.card.name for model in shipped), *CLASSICAL))
         raise UsageError(f"no model {name!r}; there are {known}, and any .onnx file with a superfine card")
     return found
+
+
+def families() -> tuple[str, ...]:
+    """The families that the package ships, by name."""
+    return tuple(sorted({family(model.card) for model in list_models()}))
 
 
 def family(card: Card) -> str:
@@ -143,7 +163,9 @@ def _card(given: Any, source: str) -> Card:
         if type(value) is not int or not low <= value <= 10**9:
             raise ModelError(f"{source}: its card says {name} = {value!r}, want a whole number from {low}")
     for name, value in given.items():
-        if name not in lowest and not isinstance(value, {"fp32_end": bool, "psnr": dict}.get(name, str)):
+        if name not in lowest and not isinstance(
+            value, {"fp32_end": bool, "restoring": bool, "psnr": dict}.get(name, str)
+        ):
             raise ModelError(f"{source}: its card says {name} = {value!r}, which is of the wrong kind")
     if not (given["name"] and given["name"].isprintable()):
         raise ModelError(f"{source}: its card says name = {given['name']!r}, want a name that can be printed")

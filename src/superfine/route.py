@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -21,11 +21,22 @@ from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
 from superfine.engine import ENGINES, Engine, NetworkEngine, Precision, engine_state, open_engine
 from superfine.errors import EngineError, UsageError
-from superfine.image import MAX_MEGAPIXELS, format_of
-from superfine.models import CLASSICAL, MATLAB, Model, find_model
+from superfine.image import MAX_MEGAPIXELS, coding_of, format_of
+from superfine.models import CLASSICAL, MATLAB, Model, families, find_model
 from superfine.tiles import Grid, Window, enlarge
 
-__all__ = ["FIXED_BYTES", "MAX_SCALE", "QUEUED_BANDS", "Job", "Route", "Size", "Workshop"]
+__all__ = [
+    "FIXED_BYTES",
+    "MAX_SCALE",
+    "QUEUED_BANDS",
+    "Choice",
+    "Job",
+    "Route",
+    "Size",
+    "Workshop",
+    "Workshops",
+    "choose_model",
+]
 
 Array = npt.NDArray[np.generic]
 Size = tuple[int, int]
@@ -50,7 +61,7 @@ class Job:
     size: Size | None = None
     """(rows, cols) of the result as it is seen, instead of `scale`."""
     model: str = "auto"
-    """A shipped network or family, an .onnx file with a card, or a classical method."""
+    """`auto` (by each source: `choose_model`), a shipped network or family, an .onnx file, or a classical method."""
     engine: str = "openvino"
     precision: Precision = "auto"
     memory_gb: float | None = None
@@ -110,6 +121,28 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The family that `auto` takes for a picture, and why."""
+
+    name: str
+    reason: str = ""
+
+
+def choose_model(kind: str, lossless: bool | None, shipped: Collection[str]) -> Choice:
+    """What `auto` means for a picture: `balanced` where it is lossless, else `photo`, as far as they are shipped.
+
+    kind: as people call it, `JPEG`. lossless: None where that isn't known. shipped: the families that there are.
+    """
+    wanted = ("balanced", "fast") if lossless else ("photo", "balanced", "fast")
+    name = next((family for family in wanted if family in shipped), wanted[-1])
+    known = {True: f"lossless {kind}", False: f"lossy {kind}", None: f"{kind}, taken as lossy since it doesn't say"}
+    reason = f"auto chose {name} for {known[lossless]}"
+    if missing := wanted[: wanted.index(name)]:
+        reason += f"; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not shipped"
+    return Choice(name, reason)
+
+
+@dataclass(frozen=True)
 class Route:
     """The stages from one size to another: networks in a chain, then at most one resampling."""
 
@@ -122,6 +155,7 @@ class Route:
     """What the stages hand on: float32, or the picture's own levels where one network makes the result."""
     made: np.dtype[Any]
     memory: int
+    """Estimated peak in bytes."""
 
     def bands(
         self, shape: Shape, bands: Iterable[Array], done: Callable[[float], None] = lambda share: None
@@ -170,10 +204,10 @@ def _on_one_frame(engine: Engine, pixels: Array) -> Array:
 
 
 class Workshop:
-    """The models of a job and their engines, opened when first needed and then kept warm."""
+    """The networks of one model, not `auto`, and their engines, opened when first needed and then kept warm."""
 
     def __init__(self, job: Job) -> None:
-        self.name = "fast" if job.model == "auto" else job.model
+        self.name = job.model
         self.models: dict[int, Model] = {}
         if self.name not in CLASSICAL:
             self.models = {model.card.scale: model for model in find_model(self.name)}
@@ -189,6 +223,8 @@ class Workshop:
         self.job = job
         self.limit = job.memory_gb * 1e9 if job.memory_gb is not None else _half_of_memory()
         """Bytes to stay below."""
+        self.kept = 0
+        """Bytes, estimated, that the engines hold on to between two pictures."""
         self._engines: dict[int, NetworkEngine] = {}
 
     def engine(self, scale: int) -> NetworkEngine:
@@ -229,8 +265,10 @@ class Workshop:
         while True:
             tiles = tuple(max(_SMALLEST_TILE, int(card.tile * share)) for card in cards)
             per_pixel = [card.bytes_per_pixel for card in cards]
-            needed = held + _memory(shape, worked, target, engines, tiles, per_pixel)
+            largest = _largest_tile(shape, engines, tiles, per_pixel)
+            needed = held + _memory(shape, worked, target, engines, tiles) + largest
             if needed <= self.limit:
+                self.kept = max(self.kept, largest)
                 return Route(target, engines, tiles, method, worked, made, needed)
             if all(tile == _SMALLEST_TILE for tile in tiles):
                 raise UsageError(
@@ -238,6 +276,12 @@ class Workshop:
                     f" limit of {self.limit / 1e9:.3f}; raise it with --memory {math.ceil(needed / 1e7) / 100:g}"
                 )
             share /= 1.25
+
+    def close(self) -> None:
+        """Give back what the engines hold; they open again when needed."""
+        self._engines.clear()
+        _warm.cache_clear()
+        self.kept = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -250,32 +294,68 @@ class Workshop:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+class Workshops:
+    """The workshops of a run, one for each model that its pictures get."""
+
+    def __init__(self, job: Job) -> None:
+        if job.model == "auto" and job.scale is None and job.size is None:
+            job = replace(job, scale=2.0)
+        self.job = job
+        self._made: dict[str, Workshop] = {}
+        # A wish that can't be met is an error before any picture is begun.
+        self.job = replace(self.suited(None)[0].job, model=job.model)
+
+    def suited(self, source: Path | None) -> tuple[Workshop, str]:
+        """The workshop for a picture file, or for pixels in memory, and why it's this one where `auto` chose.
+
+        Raises SourceError where `auto` can't read the file.
+        """
+        choice = Choice(self.job.model)
+        if choice.name == "auto":
+            choice = choose_model(*(("pixels", True) if source is None else coding_of(source)), families())
+        if choice.name not in self._made:
+            self._made[choice.name] = Workshop(replace(self.job, model=choice.name))
+        return self._made[choice.name], choice.reason
+
+    def kept_besides(self, workshop: Workshop, memory: int) -> int:
+        """Bytes that other models hold while one takes `memory`; where that is too much together, they are closed."""
+        others = [other for other in self._made.values() if other is not workshop]
+        kept = sum(other.kept for other in others)
+        if memory + kept <= workshop.limit:
+            return kept
+        for other in others:
+            other.close()
+        return 0
+
+
 @lru_cache(maxsize=4)
 def _warm(model: Model, engine: str, precision: Precision) -> NetworkEngine:
     """An engine that stays open between calls, so that only the first picture waits for it."""
     return open_engine(model, engine, precision)
 
 
-def _memory(
-    shape: Shape,
-    worked: np.dtype[Any],
-    target: Size,
-    engines: Sequence[Engine],
-    tiles: Sequence[int],
-    per_pixel: Sequence[int],
-) -> int:
-    """Estimated peak in bytes: what is fixed, the bands of each stage, and the largest tile."""
+def _memory(shape: Shape, worked: np.dtype[Any], target: Size, engines: Sequence[Engine], tiles: Sequence[int]) -> int:
+    """Estimated bytes of what is fixed and of the bands of each stage."""
     rows, cols, channels = shape
     width = channels * worked.itemsize
-    total, largest = FIXED_BYTES, 0
-    for engine, tile, cost in zip(engines, tiles, per_pixel, strict=True):
+    total = FIXED_BYTES
+    for engine, tile in zip(engines, tiles, strict=True):
         outer = tile + 2 * engine.halo
         total += 3 * min(outer + 256, rows) * cols * width  # the window, its join and the next band
-        largest = max(largest, min(outer, rows) * min(outer, cols) * cost)
         rows, cols = rows * engine.scale, cols * engine.scale
         total += min(tile * engine.scale, rows) * cols * width
-    total += (1 + QUEUED_BANDS) * min(512, target[0]) * target[1] * width
-    return total + largest
+    return total + (1 + QUEUED_BANDS) * min(512, target[0]) * target[1] * width
+
+
+def _largest_tile(shape: Shape, engines: Sequence[Engine], tiles: Sequence[int], per_pixel: Sequence[int]) -> int:
+    """Estimated bytes that the largest tile takes while an engine works on it."""
+    rows, cols, _ = shape
+    largest = 0
+    for engine, tile, cost in zip(engines, tiles, per_pixel, strict=True):
+        outer = tile + 2 * engine.halo
+        largest = max(largest, min(outer, rows) * min(outer, cols) * cost)
+        rows, cols = rows * engine.scale, cols * engine.scale
+    return largest
 
 
 def _half_of_memory() -> float:

@@ -26,7 +26,7 @@ from superfine.errors import OutputError, ShapeError, SourceError, SuperfineErro
 from superfine.image import Format, Picture, format_of, open_picture, save_picture
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, list_pictures
-from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop
+from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop, Workshops
 
 __all__ = ["Progress", "Report", "Result", "upscale", "upscale_path"]
 
@@ -58,6 +58,7 @@ class Result:
     memory_gb: float = 0.0
     """Estimated peak."""
     notes: tuple[str, ...] = ()
+    """What a person should know; first of all, where `auto` chose, the model and why."""
 
 
 @dataclass
@@ -109,15 +110,17 @@ def upscale(
     image: (H, W), (H, W, C) with C of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
     alpha); uint8, uint16, or float32 in 0..1; or the path of a picture file,
     which is turned upright. scale: times each side, any number from 1 to 16,
-    2 by default; or size: (rows, cols) of the result.
+    2 by default; or size: (rows, cols) of the result. model: `auto` goes by the file,
+    and takes arrays for lossless.
     Returns an array of the same dtype and number of axes.
     Raises ShapeError, UsageError, ModelError, EngineError; for files SourceError.
     """
     job = Job(scale=scale, size=size, model=model, engine=engine, precision=precision, memory_gb=memory_gb)
+    source = Path(image) if isinstance(image, (Path, str)) else None
     given: Array | None = None
     bands: Iterable[Array]
-    if isinstance(image, (Path, str)):
-        picture = open_picture(Path(image), upright=True)
+    if source is not None:
+        picture = open_picture(source, upright=True)
         shape, dtype, bands = picture.shape, picture.dtype, picture.bands()
     else:
         given = np.asarray(image)
@@ -125,7 +128,7 @@ def upscale(
         pixels = given[..., None] if given.ndim == 2 else given
         _check_pixels(pixels)
         shape, dtype, bands = (pixels.shape[0], pixels.shape[1], pixels.shape[2]), pixels.dtype, [pixels]
-    workshop = Workshop(job)
+    workshop, _ = Workshops(job).suited(source)
     route = workshop.route(shape, dtype, workshop.job.target(shape[:2]), dtype)
     result = np.empty((*route.target, shape[2]), dtype)
     top = 0
@@ -158,10 +161,10 @@ def upscale_path(
     if "" in (*given, output):  # as a path it would be the present folder
         raise UsageError("a name is empty; `.` is the present folder")
     paths = [Path(entry) for entry in given]
-    workshop = Workshop(job)
-    listing = list_pictures(paths, None if output is None else Path(output), workshop.job)
+    workshops = Workshops(job)
+    listing = list_pictures(paths, None if output is None else Path(output), workshops.job)
     report = Report(ignored=listing.ignored)
-    run = _Run(workshop, progress, report, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    run = _Run(workshops, progress, report, resume=resume, overwrite=overwrite, dry_run=dry_run)
     progress.begin(len(listing.items), sum(item.weight for item in listing.items))
     with run:
         for item in listing.items:
@@ -189,9 +192,9 @@ class _Run:
     """Takes pictures one by one; encoding of the last ones goes on while the next is enlarged."""
 
     def __init__(
-        self, workshop: Workshop, progress: Progress, report: Report, *, resume: bool, overwrite: bool, dry_run: bool
+        self, workshops: Workshops, progress: Progress, report: Report, *, resume: bool, overwrite: bool, dry_run: bool
     ) -> None:
-        self._workshop = workshop
+        self._workshops = workshops
         self._progress = progress
         self._report = report
         self._resume = resume
@@ -224,11 +227,12 @@ class _Run:
 
     def _do(self, item: Item) -> Result | None:
         """The result, or None where it will be there once the picture is encoded."""
-        job = self._workshop.job
+        job = self._workshops.job
         if item.problem:
             raise SourceError(item.problem)
+        workshop, reason = self._workshops.suited(item.source)
         journal = self._journal(item.journal) if item.journal is not None else None
-        if self._resume and journal is not None and journal.done(item.source, item.output, self._workshop.fingerprint):
+        if self._resume and journal is not None and journal.done(item.source, item.output, workshop.fingerprint):
             return Result(item.source, item.output, "skipped", "done before, unchanged")
         before = stamp(item.source)
         picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white)
@@ -237,7 +241,7 @@ class _Run:
             picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white, upright=True)
         self._may_write(item, journal)
         dtype = _made_dtype(picture, entry)
-        notes = picture.notes
+        notes = (reason, *picture.notes) if reason else picture.notes
         if picture.bits > (bits := min(entry.bits, 8 * dtype.itemsize)):
             notes = (*notes, f"{picture.bits} bits a sample become {bits} in {entry.name.upper()}")
         if picture.alpha and not entry.alpha:
@@ -252,38 +256,41 @@ class _Run:
             )
         held = 0 if picture.streams else picture.bytes
         held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
-        route = self._workshop.route(picture.shape, picture.dtype, target, dtype, held)
-        result = self._describe(item, picture, route, notes)
+        route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
+        route = replace(route, memory=route.memory + self._workshops.kept_besides(workshop, route.memory))
+        result = self._describe(item, picture, workshop, route, notes)
         if held > _WORTH_SAYING:
             which = "read" if not picture.streams else "written"
             self._progress.warn(
                 f"{item.source}: can't be {which} in rows as it is, so it is held whole: about {result.memory_gb:g} GB"
             )
         if self._dry_run:
-            return replace(result, status="planned", seconds=self._guess(route, picture))
+            return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
         item.output.parent.mkdir(parents=True, exist_ok=True)
         # Pictures that are still encoded take memory too; what each of them has fixed is the same.
-        while self._pending and self._taken() + route.memory - FIXED_BYTES > self._workshop.limit:
+        while self._pending and self._taken() + route.memory - FIXED_BYTES > workshop.limit:
             self._settle()
         started = time.perf_counter()
-        encoding = self._start(item, picture, route, before)
+        encoding = self._start(item, picture, workshop, route, before)
         self._pending.append(_Pending(item, result, encoding, started, route.memory))
         return None
 
-    def _start(self, item: Item, picture: Picture, route: Route, before: tuple[int, int]) -> "_Encoding":
+    def _start(
+        self, item: Item, picture: Picture, workshop: Workshop, route: Route, before: tuple[int, int]
+    ) -> "_Encoding":
         """Enlarge; when this returns the encoder has all rows."""
-        shape = (*route.target, picture.shape[2])
-        job = self._workshop.job
+        # Not the route: a file that is still encoded would hold its engines open.
+        shape, made = (*route.target, picture.shape[2]), route.made
 
         def note(part: Path) -> None:
             if item.journal is not None:
                 journal = self._journal(item.journal)
-                journal.add(journal.entry(item.source, before, item.output, stamp(part), self._workshop.fingerprint))
+                journal.add(journal.entry(item.source, before, item.output, stamp(part), workshop.fingerprint))
 
         with _Ahead(picture.bands()) as bands:
             encoding = _Encoding(
                 lambda rows: save_picture(
-                    item.output, rows, shape, route.made, like=picture, quality=job.quality, whole=note
+                    item.output, rows, shape, made, like=picture, quality=workshop.job.quality, whole=note
                 )
             )
             try:
@@ -335,8 +342,10 @@ class _Run:
                 f"{item.output}: exists already; replace it with --overwrite or choose another name with -o"
             )
 
-    def _describe(self, item: Item, picture: Picture, route: Route, notes: tuple[str, ...]) -> Result:
-        engines = [self._workshop.engine(engine.scale) for engine in route.engines]
+    def _describe(
+        self, item: Item, picture: Picture, workshop: Workshop, route: Route, notes: tuple[str, ...]
+    ) -> Result:
+        engines = [workshop.engine(engine.scale) for engine in route.engines]
         stretch = (route.target[0] * picture.size[1]) / (route.target[1] * picture.size[0])
         if abs(stretch - 1) > 0.01:
             notes = (*notes, f"the shape changes by {abs(stretch - 1):.0%}")
@@ -346,17 +355,18 @@ class _Run:
             "done",
             size=picture.size,
             output_size=route.target,
-            model=" then ".join(engine.model.card.name for engine in engines) or self._workshop.name,
+            model=" then ".join(engine.model.card.name for engine in engines) or workshop.name,
             engine=engines[0].name if engines else "superfine",
             precision=engines[0].precision_for(route.worked) if engines else "fp32",
             memory_gb=round(route.memory / 1e9, 2),
             notes=notes,
         )
 
-    def _guess(self, route: Route, picture: Picture) -> float:
+    def _guess(self, model: str, route: Route, picture: Picture) -> float:
         """Seconds that enlarging will take, from a measured piece."""
         rows, cols = (min(side, _SAMPLE) for side in picture.size)
-        key = (route.engines, route.tiles, route.worked, picture.shape[2], rows, cols)
+        scales = tuple(engine.scale for engine in route.engines)
+        key = (model, scales, route.tiles, route.worked, picture.shape[2], rows, cols)
         if key not in self._speeds:
             target = (-(-rows * route.target[0] // picture.size[0]), -(-cols * route.target[1] // picture.size[1]))
             sample = replace(route, target=target)
