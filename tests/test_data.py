@@ -270,7 +270,8 @@ def test_what_is_skipped_is_said(photos, tmp_path):
     (root / "b" / "link.png").symlink_to(root / "nowhere.png")
     said: list[str] = []
     kept = open_data(config(hold_out={"a": 1}), root, tmp_path / "run", said.append)
-    (line,) = said
+    first, line = said
+    assert first == "decoding 12 pictures, once"
     assert len(kept.train) == 8
     assert line.startswith("8 pictures, 0 Mpx for training, 1 for validation; ")
     assert "skipped 4: a/notes.txt (not a picture), a/3.png (damaged or cut off" in line
@@ -279,6 +280,18 @@ def test_what_is_skipped_is_said(photos, tmp_path):
     said.clear()
     open_data(config(hold_out={"a": 1}), root, tmp_path / "run", said.append)
     assert said == [line]
+
+
+def test_a_folder_that_was_mended_is_read_again(photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    whole = {path: path.read_bytes() for path in root.rglob("*.png")}
+    for number, path in enumerate(whole):
+        path.write_bytes(b"broken" + bytes([number]))
+    with pytest.raises(TrainingError, match="not a picture that superfine reads"):
+        open_data(config(), root, tmp_path / "run")
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert len(open_data(config(), root, tmp_path / "run").train) == 10
 
 
 def test_nothing_to_train_on(photos, tmp_path):

@@ -263,7 +263,10 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     stored = _stored_split(run / "split.json", config, root)
     sides = stored or split(config, root)
     key = _key(config, sides)
-    index = (_read_index(run, key) if stored else None) or _write_pictures(config, sides, run, key)
+    index = _read_index(run, key) if stored else None
+    if index is None:
+        say(f"decoding {sum(map(len, sides[:3]))} pictures, once")
+        index = _write_pictures(config, sides, run, key)
     flat = torch.from_file(str(run / "pictures.u8"), shared=False, size=index["bytes"], dtype=torch.uint8)
     data = Data(*(_pictures(index[part], flat, config.scale) for part in get_args(Part)))
     lost = [f"{name} ({reason})" for name, reason in index["skipped"]]
