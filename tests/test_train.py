@@ -332,7 +332,7 @@ def test_torch_is_left_as_it_was(photos, tmp_path):
 def test_two_processes_are_one_with_twice_the_batch(photos, tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY.replace("batch = 2", "batch = 4"))
     verb = ["-m", "superfine", "train", str(tmp_path / "tiny.toml"), "--data", str(photos), "--run"]
-    two = ["torchrun", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    two = ["torchrun", "--nproc-per-node", "2", "--standalone", "--"]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *verb, str(tmp_path / "one")], check=True, env=quiet)
     subprocess.run(
@@ -383,9 +383,10 @@ def test_every_net_has_a_recipe():
         (TINY.replace("batch = 2", "batch = 1.5"), "stages.0.batch = 1.5: Input should be a valid integer"),
         (TINY.replace("hold_out = {a = 1}", "hold_out = {c = 1}"), "data = .*hold_out speaks of c, which is not among"),
         (TINY.replace("l1 = 1.0", "l1 = -1.0"), "stages.0.loss.l1 = -1.0: Input should be greater than or equal to 0"),
+        (TINY.replace("hold_out = {a = 1}", "degrade = {jpeg = 7.0}"), "data.degrade: .*jpeg"),
         (TINY.replace("l1 = 1.0", "adversarial = 1.0"), r"an adversarial loss needs a \[critic\]"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_wrong_recipe(tmp_path, text, words):
     (tmp_path / "my.toml").write_text(text)

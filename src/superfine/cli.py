@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from superfine import cli_train
 from superfine.errors import SuperfineError, UsageError
 
 __all__ = ["app", "main"]
@@ -27,6 +28,15 @@ models_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(models_app, name="models")
+app.command(
+    "train",
+    epilog="Examples:  superfine train recipes/espcn-x2.toml --data photos   |"
+    "   superfine train recipes/espcn-x2.toml --data photos --resume   |"
+    "   superfine train --from balanced-x2 --data scans -o scans-x2.onnx",
+)(cli_train.train)
+app.command("export", epilog="Examples:  superfine export runs/espcn-x2 -o espcn-x2.onnx --test Set5=test/Set5")(
+    cli_train.export
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
 
@@ -234,6 +244,7 @@ def _diagnosis() -> dict[str, dict[str, str]]:
         "onnxruntime",
         "pillow-heif",
         "torch",
+        "lightning-fabric",
     )
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version(), "cores": str(cores())},

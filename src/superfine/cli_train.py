@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -18,7 +19,7 @@ _NEEDED = ("lightning_fabric", "onnx", "onnxscript", "pydantic", "torch")
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, as in recipes/.", show_default=False)
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe, as in recipes/.", show_default=False)
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="The folder that holds the recipe's folders of pictures.", show_default=False)
@@ -64,6 +65,8 @@ def train(
     if output is not None and source is None:
         raise UsageError("-o goes with --from; a trained run is written by: superfine export RUN -o model.onnx")
     _need("training")
+    # Pictures are decoded and degraded beside the network: more threads there would only take its cores.
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")
     from superfine.train.config import read_recipe
     from superfine.train.loop import train as train_run
 

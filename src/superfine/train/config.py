@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from superfine.classical.degrade import Degradation
-from superfine.errors import TrainingError
+from superfine.errors import TrainingError, UsageError
 
 __all__ = [
     "CriticConfig",
@@ -196,6 +196,8 @@ def to_config(given: dict[str, Any], source: str) -> TrainConfig:
         return TrainConfig.model_validate(given)
     except ValidationError as error:
         raise TrainingError("\n".join(f"{source}: {_sentence(fault)}" for fault in error.errors())) from error
+    except UsageError as error:  # of a degradation's own check
+        raise TrainingError(f"{source}: data.degrade: {error}") from error
 
 
 def _sentence(fault: Any) -> str:
