@@ -109,7 +109,7 @@ NETS = {
             colour="luma",
             halo=4,
             fp32_end=True,
-            bytes_per_pixel=180,
+            bytes_per_pixel=165,
             source="ESPCN, arXiv:1609.05158",
         ),
         NetCard(
@@ -136,7 +136,7 @@ NETS = {
             colour="rgb",
             halo=40,
             fp32_end=False,
-            bytes_per_pixel=1000,
+            bytes_per_pixel=600,
             source="SRResNet, arXiv:1609.04802",
         ),
         NetCard(
@@ -145,7 +145,7 @@ NETS = {
             colour="rgb",
             halo=36,
             fp32_end=False,
-            bytes_per_pixel=1000,
+            bytes_per_pixel=580,
             source="EDSR-baseline, arXiv:1707.02921",
         ),
     )
