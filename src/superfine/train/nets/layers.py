@@ -55,7 +55,8 @@ class CollapsibleConv(Foldable):
 
     def kernel(self) -> torch.Tensor:
         """The folded kernel (outputs, inputs, 3, 3)."""
-        kernel = (self.project @ self.expand.flatten(1)).view(self.out_channels, self.in_channels, 3, 3)
+        with torch.autocast(self.project.device.type, enabled=False):  # bf16 would round a sum of hundreds of terms
+            kernel = (self.project @ self.expand.flatten(1)).view(self.out_channels, self.in_channels, 3, 3)
         return kernel + self._eye() if self.identity else kernel
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
