@@ -82,7 +82,15 @@ def _initializers(content: bytes) -> dict[str, torch.Tensor]:
     from onnx import numpy_helper
 
     graph = onnx.load_from_string(content).graph
-    return {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()).float() for entry in graph.initializer}
+    values = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()).float() for entry in graph.initializer}
+    # Ask the nodes for their biases: the exporter drops zeros, and keeps equal ones under one name.
+    for node in graph.node:
+        if node.op_type == "Conv" and node.input[1].removesuffix(".fp32") in values:
+            weight = node.input[1].removesuffix(".fp32")
+            zeros = torch.zeros(values[weight].shape[0])
+            bias = values.get(node.input[2], zeros) if len(node.input) > 2 else zeros
+            values[f"{weight.removesuffix('.weight')}.bias"] = bias
+    return values
 
 
 def load_averaged(path: Path) -> tuple[TrainConfig, dict[str, torch.Tensor]]:

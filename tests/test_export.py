@@ -1,0 +1,98 @@
+"""A run becomes one file: what stands in it, how large it is, and what is refused."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from superfine.classical.resample import matlab_resize
+from superfine.engine import open_engine
+from superfine.errors import TrainingError
+from superfine.models import read_model
+from superfine.train import state
+from superfine.train.config import to_config
+from superfine.train.export import export, export_run, new_card
+from superfine.train.pretrained import STATE, build, load_pretrained
+
+RECIPE = """
+net = "residual-32x8"
+scale = 2
+stages = [{steps = 1, loss = {l1 = 1.0}}]
+card = {name = "mine-x2", licence = "CC0-1.0"}
+"""
+
+
+def config(**changes):
+    return to_config(tomllib.loads(RECIPE) | changes, "mine.toml")
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    state.save(folder / STATE, state.begin(config()), config())
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    folder = tmp_path / "Set1"
+    folder.mkdir()
+    large = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(large).save(folder / "a_HR.png")
+    Image.fromarray(matlab_resize(large, (20, 24))).save(folder / "a_LR.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_becomes_a_file(run, pairs, tmp_path):
+    card = export_run(run, tmp_path / "mine.onnx", {"Set1": pairs})
+    assert (card.name, card.net, card.scale, card.licence) == ("mine-x2", "residual-32x8", 2, "CC0-1.0")
+    assert set(card.psnr) == {"Set1"}
+    assert "Y601-limited" in card.protocol
+    assert card == read_model(tmp_path / "mine.onnx").card
+    ours = load_pretrained(str(tmp_path / "mine.onnx")).build().folded().state_dict()
+    for name, value in load_pretrained(str(run)).weights.items():
+        torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_half_the_size_and_nearly_the_same(tmp_path):
+    torch.manual_seed(0)
+    net, pixels = build("residual-32x8", 2), np.random.default_rng(0).random((1, 30, 41, 3), dtype=np.float32)
+    card, outputs = new_card(config(), "mine"), []
+    for half in (False, True):
+        export(net, card, tmp_path / f"{half}.onnx", half=half)
+        outputs.append(open_engine(read_model(tmp_path / f"{half}.onnx"), "openvino", "fp32")(pixels))
+    whole, halved = (Path(tmp_path / f"{half}.onnx").stat().st_size for half in (False, True))
+    assert halved < 0.55 * whole
+    assert 0 < np.abs(outputs[0] - outputs[1]).max() < 5e-4
+    assert load_pretrained(str(tmp_path / "True.onnx")).build().scale == 2
+
+
+def test_a_card_with_a_strange_key_is_refused():
+    with pytest.raises(TrainingError, match=r"\[card\] of the recipe: .*colr"):
+        new_card(config(card={"colr": "RGB"}), "mine")
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="is not the state of a run"):
+        export_run(tmp_path, tmp_path / "out.onnx", {})
+
+
+def test_weights_of_a_card_without_a_net_are_refused(tmp_path):
+    from dataclasses import replace
+
+    import onnx
+
+    from superfine.models import card_to_text, find_model
+
+    (model,) = find_model("fast-x2")
+    proto = onnx.load_from_string(model.content)
+    proto.metadata_props[0].value = card_to_text(replace(model.card, net=""))
+    (tmp_path / "old.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(TrainingError, match=r"old\.onnx: its card names no net of the table"):
+        load_pretrained(str(tmp_path / "old.onnx"))
