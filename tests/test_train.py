@@ -316,6 +316,12 @@ def test_the_run_can_be_looked_at(photos, tmp_path):
             assert plot.size == (800, 450)
             assert len(plot.convert("RGB").getcolors(1 << 20)) > 10, "an empty plot"
     assert any((tmp_path / "tensorboard").iterdir())
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["validation"]["network"]["psnr"] == pytest.approx(rows[-1]["psnr"])
+    assert result.keys() == {"validation"}
+    assert result["validation"]["bicubic"]["psnr"] > 35, "the pictures are smooth"
+    with Image.open(tmp_path / "samples.png") as samples:
+        assert samples.size == (780, 260)
     assert any("5 pictures" in line for line in heard.said)
 
 

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from superfine.errors import TrainingError
+from superfine.train.conclude import conclude
 from superfine.train.config import OptimizerConfig, TrainConfig
 from superfine.train.data import Batch, Batches, open_data, whole_pairs
 from superfine.train.listener import Listener, Moment, Score
@@ -84,6 +85,8 @@ def train(
                     fabric.barrier()
         if log is not None:
             log.draw()
+            sides = {name: list(whole_pairs(side, config)) for name, side in data._asdict().items() if name != "train"}
+            conclude(TorchEngine(state.ema, NETS[config.net]), sides, run, listener.say)
     return state
 
 
