@@ -53,10 +53,10 @@ def _draw(path: Path, engine: Engine, bicubic: Engine, pairs: Sequence[Pair]) ->
         rows, cols = (length // engine.multiple_of * engine.multiple_of for length in piece.shape[:2])
         if not (rows and cols):
             continue
-        piece = to_unit(piece[:rows, :cols])[None]
+        seen = to_unit(piece[:rows, :cols])[None]
         begin, s = (top * engine.scale, left * engine.scale), engine.scale
         truth = large[begin[0] : begin[0] + rows * s, begin[1] : begin[1] + cols * s]
-        for column, pixels in enumerate((bicubic(piece), engine(piece), truth)):
+        for column, pixels in enumerate((bicubic(seen), engine(seen), truth)):
             shown = Image.fromarray(to_kind(to_unit(pixels), np.dtype(np.uint8)))
             canvas.paste(shown, (column * (_SIDE + _GAP), row * (_SIDE + _GAP)))
     canvas.save(path, format="PNG", optimize=True)
