@@ -46,7 +46,8 @@ def score(engine: Engine, pairs: Iterable[Pair], *, tile: int = 384) -> Score:
     grid = Grid(engine.scale, engine.halo, engine.multiple_of)
     rows = []
     for _, small, large in pairs:
-        bands = enlarge(Window(small.shape, small.dtype, [small]), grid, tile, lambda part: engine(part[None]))
+        unit = to_unit(small)  # in float, so that nothing is rounded before it is compared
+        bands = enlarge(Window(unit.shape, unit.dtype, [unit]), grid, tile, lambda part: engine(part[None]))
         output, target = (
             crop_border(to_unit(pixels).astype(np.float64), engine.scale)
             for pixels in (np.concatenate(list(bands)), large)
