@@ -70,12 +70,13 @@ def tiled(
     tile: int,
     *,
     band: int | None = None,
+    least: int = 1,
     done: Callable[[int], None] = lambda pixels: None,
 ) -> Array:
-    """The picture by `enlarge`, read in bands of `band` rows."""
+    """The picture by `enlarge`, read in bands of `band` rows, no outer side of a tile shorter than `least`."""
     step = band or len(pixels)
     bands = (pixels[top : top + step] for top in range(0, len(pixels), step))
-    grid = Grid(engine.scale, engine.halo, engine.multiple_of)  # type: ignore[attr-defined]
+    grid = Grid(engine.scale, engine.halo, engine.multiple_of, least)  # type: ignore[attr-defined]
     rows, cols, channels = pixels.shape
     source = Window((rows, cols, channels), pixels.dtype, bands)
     return np.concatenate(list(enlarge(source, grid, tile, lambda piece: engine(piece[None]), done=done)))  # type: ignore[operator]

@@ -20,12 +20,13 @@ def picture(rows: int, cols: int, channels: int = 1, seed: int = 0) -> np.ndarra
     return np.random.default_rng(seed).integers(0, 256, (rows, cols, channels), dtype=np.uint8)
 
 
+@pytest.mark.parametrize("least", [1, 30, 64])
 @pytest.mark.parametrize(("multiple", "halo"), GRIDS)
-def test_every_plan_holds_its_promises(multiple, halo):
+def test_every_plan_holds_its_promises(multiple, halo, least):
     for size, tile in itertools.product(
         [*range(1, 40), 41, 61, 64, 65, 97, 127, 128, 129, 200], [1, 3, 16, 31, 32, 64]
     ):
-        spans = plan(size, tile, Grid(2, halo, multiple))
+        spans = plan(size, tile, Grid(2, halo, multiple, least))
         padded, inner = up(size, multiple), up(tile, multiple)
         assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])], "a gap or an overlap"
         assert spans[-1].stop == size
@@ -35,7 +36,8 @@ def test_every_plan_holds_its_promises(multiple, halo):
             assert span.outer_start % multiple == span.outer_stop % multiple == span.start % multiple == 0
             assert 0 <= span.outer_start <= span.start - halo or span.outer_start == 0
             assert span.stop + halo <= span.outer_stop <= padded or span.outer_stop == padded
-            assert span.outer_stop - span.outer_start <= inner + 2 * up(halo, multiple)
+            outer, wide = span.outer_stop - span.outer_start, inner + 2 * up(halo, multiple)
+            assert min(least, padded) <= outer <= max(wide, up(least, multiple))
 
 
 def test_tiles_are_equal_rather_than_leaving_a_narrow_rest():
@@ -84,6 +86,18 @@ def test_tiles_shrink_until_they_fit(max_pixels):
     np.testing.assert_array_equal(tiled(pixels, engine, 100), engine.whole(pixels))
 
 
+@pytest.mark.parametrize("size", [(61, 183), (183, 20), (64, 300), (200, 130)])
+@pytest.mark.parametrize(("multiple", "halo"), [(1, 2), (1, 13), (1, 40), (4, 7), (16, 3)])
+def test_no_half_is_shorter_than_the_least_side(multiple, halo, size):
+    """A side of a tile is at least 64, or all of the picture, whatever the tile and however often it's halved."""
+    for max_pixels in (10_000, 96 * 96):
+        engine = FakeEngine(halo=halo, multiple_of=multiple, max_pixels=max_pixels)
+        np.testing.assert_array_equal(tiled(picture(*size), engine, 100, least=64), engine.whole(picture(*size)))
+        for shape in engine.shapes:
+            for made, side in zip(shape[1:3], size, strict=True):
+                assert made >= min(64, up(side, multiple))
+
+
 def test_the_other_side_is_cut_where_one_gains_nothing():
     """20 rows with a halo of 30: fewer rows need all rows, fewer columns need fewer columns."""
     pixels, engine = picture(20, 200), FakeEngine(halo=30, max_pixels=20 * 70)
@@ -95,6 +109,8 @@ def test_no_memory_at_all_is_said(multiple, smallest):
     engine = FakeEngine(multiple_of=multiple, max_pixels=0)
     with pytest.raises(MemoryError, match=rf"smallest tile, {smallest}; close other programs or use a smaller model"):
         tiled(picture(80, 80), engine, 1 if multiple == 1 else 16)
+    with pytest.raises(MemoryError, match="smallest tile, 64 x 64 px"):
+        tiled(picture(80, 80), engine, 80, least=64)
 
 
 @pytest.mark.parametrize("made", [(3, 3), (1, 2), (2, 2)])

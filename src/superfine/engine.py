@@ -24,6 +24,7 @@ from superfine.models import CLASSICAL, MATLAB, Model, find_model
 
 __all__ = [
     "ENGINES",
+    "LEAST_SIDE",
     "ClassicalEngine",
     "Engine",
     "NetworkEngine",
@@ -38,6 +39,9 @@ __all__ = [
 Array = npt.NDArray[np.generic]
 Precision = Literal["auto", "bf16", "fp32"]
 
+#: Tiles of a larger picture are no narrower: up to 50 px oneDNN may choose other convolutions on AMX (`relo_whi` for
+#: few channels, `exec_base` without zero padding), which add in another order. They depend on the width alone.
+LEAST_SIDE: Final = 64
 # Kernels that OpenVINO keeps for shapes it has met.
 _SHAPES_KEPT: Final = 256
 # Tiles of one shape after which a graph of its own pays: a fifth of a second to make, a quarter quicker to run.

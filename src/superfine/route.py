@@ -19,7 +19,7 @@ import numpy.typing as npt
 from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
-from superfine.engine import ENGINES, Engine, NetworkEngine, Precision, engine_state, open_engine
+from superfine.engine import ENGINES, LEAST_SIDE, Engine, NetworkEngine, Precision, engine_state, open_engine
 from superfine.errors import EngineError, UsageError
 from superfine.image import MAX_MEGAPIXELS, coding_of, format_of
 from superfine.models import CLASSICAL, MATLAB, Model, families, find_model
@@ -170,7 +170,7 @@ class Route:
             bands = map(to_unit, bands)
         for engine, tile in zip(self.engines, self.tiles, strict=True):
             window = Window(shape, self.worked, bands)
-            grid = Grid(engine.scale, engine.halo, engine.multiple_of)
+            grid = Grid(engine.scale, engine.halo, engine.multiple_of, LEAST_SIDE)
             bands = enlarge(window, grid, tile, partial(_on_one_frame, engine), done=tell)
             shape = (shape[0] * engine.scale, shape[1] * engine.scale, shape[2])
         if not self.engines and shape[2] in (2, 4) and self.method != "nearest":
@@ -340,7 +340,7 @@ def _memory(shape: Shape, worked: np.dtype[Any], target: Size, engines: Sequence
     width = channels * worked.itemsize
     total = FIXED_BYTES
     for engine, tile in zip(engines, tiles, strict=True):
-        outer = tile + 2 * engine.halo
+        outer = max(tile + 2 * engine.halo, LEAST_SIDE)
         total += 3 * min(outer + 256, rows) * cols * width  # the window, its join and the next band
         rows, cols = rows * engine.scale, cols * engine.scale
         total += min(tile * engine.scale, rows) * cols * width
@@ -352,7 +352,7 @@ def _largest_tile(shape: Shape, engines: Sequence[Engine], tiles: Sequence[int],
     rows, cols, _ = shape
     largest = 0
     for engine, tile, cost in zip(engines, tiles, per_pixel, strict=True):
-        outer = tile + 2 * engine.halo
+        outer = max(tile + 2 * engine.halo, LEAST_SIDE)
         largest = max(largest, min(outer, rows) * min(outer, cols) * cost)
         rows, cols = rows * engine.scale, cols * engine.scale
     return largest

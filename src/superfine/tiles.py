@@ -22,11 +22,16 @@ Array = npt.NDArray[np.generic]
 
 
 class Grid(NamedTuple):
-    """What tiles must respect: scale, halo and size grid of an engine, in pixels of the small picture."""
+    """What tiles must respect, in pixels of the small picture.
+
+    scale, halo and multiple_of are the engine's. least: no outer side is
+    shorter, except where the whole picture is; then it's the picture's.
+    """
 
     scale: int
     halo: int
     multiple_of: int
+    least: int = 1
 
 
 class Span(NamedTuple):
@@ -43,15 +48,16 @@ def plan(size: int, tile: int, grid: Grid) -> list[Span]:
 
     The picture is thought of as padded to the size grid, so `outer_stop` may
     pass `size` by less than `multiple_of`. Tiles are made equal rather than
-    left with a narrow rest.
+    left with a narrow rest, and wider than `tile` where `least` wants it.
     """
     halo = _up(grid.halo, grid.multiple_of)
     padded = _up(size, grid.multiple_of)
-    inner = _up(max(tile, 1), grid.multiple_of)
+    narrowest = max(1, grid.least - 2 * halo)
+    inner = _up(max(tile, narrowest), grid.multiple_of)
     if padded <= inner + 2 * halo:
         return [Span(0, padded, 0, size)]
     count = -(-(padded - 2 * halo) // inner)
-    step = _up(-(-(padded - 2 * halo) // count), grid.multiple_of)
+    step = _up(max(-(-(padded - 2 * halo) // count), narrowest), grid.multiple_of)
     outer = step + 2 * halo
     starts = range(0, padded - 2 * halo, step)
     spans = []
@@ -160,11 +166,12 @@ def _halves(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[
 
 def _split(span: Span, grid: Grid) -> tuple[Span, Span] | None:
     """Two spans that together keep what `span` keeps, each computed from less; None where that can't be."""
-    halo = _up(grid.halo, grid.multiple_of)
+    halo, least = _up(grid.halo, grid.multiple_of), _up(grid.least, grid.multiple_of)
 
     def part(start: int, stop: int) -> Span:
-        outer_stop = min(span.outer_stop, _up(stop, grid.multiple_of) + halo)
-        return Span(max(span.outer_start, start - halo), outer_stop, start, stop)
+        outer_start = max(span.outer_start, min(start - halo, span.outer_stop - least))
+        outer_stop = min(span.outer_stop, max(_up(stop, grid.multiple_of) + halo, outer_start + least))
+        return Span(outer_start, outer_stop, start, stop)
 
     need = part(span.start, span.stop)
     middle = _up((need.outer_start + need.outer_stop) // 2, grid.multiple_of)  # so that both parts cost the same
