@@ -105,13 +105,15 @@ class OpenVINOEngine:
         native = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not native:
             raise EngineError("this CPU has no native bf16; use --precision fp32 or auto")
-        self.precision = "bf16" if native and precision != "fp32" else "fp32"
         self.name = f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
         self._threads = threads or cores()
         try:
             self._graph = _core().read_model(model.content, b"")
         except RuntimeError as error:
             raise ModelError(f"{model.source}: OpenVINO can't read it: {_first_line(error)}") from error
+        # Where convolutions are in 8 bits already, bf16 would only round what is left, and not alike in every tile.
+        in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
+        self.precision = "bf16" if native and precision != "fp32" and not in_8_bits else "fp32"
         _check_ports(
             model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs]
         )
