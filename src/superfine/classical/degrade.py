@@ -190,12 +190,15 @@ def blur(pixels: Floats, kernel: Floats) -> Floats:
     if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ShapeError(f"want a kernel of odd sides, got {kernel.shape}; an even one moves the picture")
     (rows, cols), edge = pixels.shape[:2], [side // 2 for side in kernel.shape]
-    # By FFT, which wraps round; what it wraps into is cut off.
+    # By FFT, which wraps round; what it wraps into is cut off. Plane by plane, which then stays in the cache.
     size = _fast_length(rows + 2 * edge[0]), _fast_length(cols + 2 * edge[1])
-    planes = np.pad(pixels.transpose(2, 0, 1), ((0, 0), *((each, each) for each in edge)), mode="edge")
-    spectrum = np.fft.rfft2(planes, size) * np.fft.rfft2(kernel, size)
-    whole = np.fft.irfft2(spectrum, size).astype(np.float32, copy=False)
-    return whole[:, 2 * edge[0] :, 2 * edge[1] :][:, :rows, :cols].transpose(1, 2, 0)
+    spectrum = np.fft.rfft2(kernel, size)
+    out = np.empty(pixels.shape, np.float32)
+    for channel in range(pixels.shape[2]):
+        plane = np.pad(pixels[..., channel], [(each, each) for each in edge], mode="edge")
+        whole = np.fft.irfft2(np.fft.rfft2(plane, size) * spectrum, size)
+        out[..., channel] = whole[2 * edge[0] :, 2 * edge[1] :][:rows, :cols]
+    return out
 
 
 def area_resize(pixels: Floats, size: tuple[int, int]) -> Floats:
@@ -224,10 +227,12 @@ def poisson_noise(pixels: Floats, photons: float, draw: np.random.Generator) -> 
 
 def jpeg(pixels: Bytes, quality: int, subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0") -> Bytes:
     """What a JPEG of (H, W, 3), uint8 RGB, gives back; quality 1..100 of libjpeg."""
-    picture = pyvips.Image.new_from_array(np.ascontiguousarray(pixels), interpretation="srgb")
+    rows, cols = pixels.shape[:2]
+    picture = pyvips.Image.new_from_memory(np.ascontiguousarray(pixels), cols, rows, 3, "uchar")
     stored = picture.jpegsave_buffer(Q=quality, subsample_mode="on" if subsampling == "4:2:0" else "off", keep="none")
-    decoded: Bytes = pyvips.Image.jpegload_buffer(stored, access="sequential").numpy()
-    return decoded
+    # A region is computed here and now; `numpy` would start threads for it.
+    decoded = pyvips.Region.new(pyvips.Image.jpegload_buffer(stored, access="sequential")).fetch(0, 0, cols, rows)
+    return np.frombuffer(decoded, np.uint8).reshape(pixels.shape)
 
 
 # Each value is rounded as it is reported, so that the report is what was done.

@@ -527,10 +527,11 @@ def _finished(pixels: torch.Tensor, ways: list[Whole], *, luma: bool) -> torch.T
     if luma:
         red, green, blue = FULL_LUMA.tolist()
         planes = planes[:, :1] * red + planes[:, 1:2] * green + planes[:, 2:] * blue
-    chosen = torch.from_numpy(np.stack(ways).astype(bool)).to(planes.device)[..., None, None, None]
-    planes = torch.where(chosen[0], planes.mT, planes)
-    planes = torch.where(chosen[1], planes.flip(2), planes)
-    return torch.where(chosen[2], planes.flip(3), planes).float() / 255
+    out = torch.empty(planes.shape, device=planes.device, memory_format=torch.channels_last)
+    for one, plane, *(turned, upside, mirrored) in zip(out, planes, *ways, strict=True):
+        flips = [axis for axis, flipped in ((1, upside), (2, mirrored)) if flipped]
+        one.copy_((plane.mT if turned else plane).flip(flips))
+    return out.div_(255)
 
 
 class Batches:
