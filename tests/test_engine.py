@@ -181,9 +181,12 @@ def test_kinds_agree(model, run):
 def test_openvino_against_onnxruntime(model, precision):
     pixels = picture((61, 47), np.float32)[None]
     difference = np.abs(open_engine(model, "openvino", precision)(pixels) - open_engine(model, "onnxruntime")(pixels))
-    # Noise is the worst case: bf16 keeps 8 bits of sums that nearly cancel.
-    assert difference.max() < {"fp32": 1e-5, "bf16": 0.08 if model.card.scale == 4 else 0.05}[precision]
-    assert difference.mean() < {"fp32": 1e-6, "bf16": 0.005}[precision]
+    # Noise is the worst case: bf16 keeps 8 bits of sums that nearly cancel, and so do convolutions in 8 bits.
+    exact = precision == "fp32" and "int8" not in model.card.name
+    assert difference.max() < (1e-5 if exact else 0.08 if model.card.scale == 4 else 0.05)
+    assert difference.mean() < (1e-6 if exact else 0.005)
+    if "int8" in model.card.name:
+        return
     levels = [open_engine(model, *run)(picture((61, 47), np.uint8)[None]).astype(int) for run in (RUNS[0], RUNS[-1])]
     assert np.abs(levels[0] - levels[1]).max() <= 1
 
