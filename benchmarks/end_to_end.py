@@ -47,7 +47,13 @@ def main() -> None:
         alone, inside, whole, memory, cold = [], [], [], [], []
         for _ in range(runs):
             alone.append(seconds(inference))
-            inside.append(seconds(lambda: superfine.upscale_path(folder / "large.jpg", overwrite=True)))
+            inside.append(
+                seconds(
+                    lambda: superfine.upscale_path(
+                        folder / "large.jpg", job=superfine.Job(model="fast"), overwrite=True
+                    )
+                )
+            )
             took, peak = process(folder / "large.jpg")
             whole.append(took)
             memory.append(peak)
@@ -73,7 +79,7 @@ def process(source: Path) -> tuple[float, float]:
     started = time.perf_counter()
     child = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "superfine", "upscale", str(source), "--overwrite", "--json"],
+        [sys.executable, "-m", "superfine", "upscale", str(source), "--model", "fast", "--overwrite", "--json"],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
     )

@@ -37,6 +37,9 @@ def main() -> None:
     }
     engine = superfine.load_model("fast", scale)
     contenders["  its engine alone, in tiles of 384"] = lambda: in_tiles(engine)
+    larger = {name: superfine.load_model(name, scale) for name in ("balanced", "best", "photo")}
+    for name, network_engine in larger.items():
+        contenders[f"  {name}, its engine alone, in tiles of 384"] = lambda run=network_engine: in_tiles(run)
     espcn = espcn_in_openvino(scale)
     contenders["  ESPCN's layers in the same engine and tiles"] = lambda: in_tiles(espcn)
     for name in ("ESPCN", "FSRCNN"):

@@ -23,7 +23,7 @@ photo = np.asarray(Image.open(HERE.parent / "examples" / "photo.png"))
 half = matlab_resize(photo, (photo.shape[0] // 2, photo.shape[1] // 2))
 shown = {
     "bicubic x2": superfine.upscale(half, 2, model="bicubic"),
-    "superfine fast x2": superfine.upscale(half, 2, model="fast"),
+    "superfine balanced x2": superfine.upscale(half, 2, model="balanced"),
     "original": photo,
 }
 canvas = Image.new("RGB", (SIDE * ZOOM * len(shown), SIDE * ZOOM + LINE), "white")

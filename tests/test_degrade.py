@@ -100,10 +100,12 @@ def test_motion_kernel_has_the_length_and_angle_of_its_path(length, angle):
 # ---- blur and resampling
 
 
+@pytest.mark.parametrize("rank", [1, 5])
 @pytest.mark.parametrize("size", [(40, 59, 3), (7, 5, 3), (31, 20, 1)])
-def test_blur_against_scipy(size):
+def test_blur_against_scipy(size, rank):
     pixels = np.random.default_rng(0).random(size, np.float32)
-    kernel = np.random.default_rng(1).random((9, 5)).astype(np.float32)  # no symmetry hides a turned kernel
+    left, right = (np.random.default_rng(1).random((side, rank)) for side in (9, 5))
+    kernel = (left @ right.T).astype(np.float32)  # no symmetry hides a turned kernel
     kernel /= kernel.sum()
     made = blur(pixels, kernel)
     assert made.dtype == np.float32
