@@ -9,7 +9,6 @@ Sources: BSRGAN, arXiv:2103.14006; Real-ESRGAN, arXiv:2107.10833, whose second o
 """
 
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -192,13 +191,11 @@ def blur(pixels: Floats, kernel: Floats) -> Floats:
     if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ShapeError(f"want a kernel of odd sides, got {kernel.shape}; an even one moves the picture")
     down, share, across = np.linalg.svd(kernel, full_matrices=False)
-    if np.all(share[1:] <= 1e-6 * share[0]):  # of rank one, as a round Gaussian: rows, then columns
-        convolve = partial(_convolve_lines, lines=(share[0] * down[:, 0], across[0]))
+    planes, out = np.moveaxis(pixels, 2, 0), np.empty(pixels.shape, np.float32)
+    if np.all(share[1:] <= 1e-6 * share[0]):  # of rank one, as a round Gaussian
+        np.moveaxis(out, 2, 0)[:] = _convolve_lines(planes, (share[0] * down[:, 0], across[0]))
     else:
-        convolve = partial(_convolve_plane, kernel=kernel)
-    out = np.empty(pixels.shape, np.float32)
-    for channel in range(pixels.shape[2]):  # one plane stays in the cache
-        out[..., channel] = convolve(pixels[..., channel])
+        _convolve_planes(planes, kernel, np.moveaxis(out, 2, 0))
     return out
 
 
@@ -236,26 +233,29 @@ def jpeg(pixels: Bytes, quality: int, subsampling: Literal["4:2:0", "4:4:4"] = "
     return np.frombuffer(decoded, np.uint8).reshape(pixels.shape)
 
 
-def _convolve_lines(plane: Floats, lines: tuple[Floats, Floats]) -> Floats:
-    """(H, W) by a column and a row of odd lengths: products of small matrices, each for 16 new lines at once."""
+def _convolve_lines(planes: Floats, lines: tuple[Floats, Floats]) -> Floats:
+    """(C, H, W) by a column, then a row: products with a small matrix, each for 16 new lines at once."""
     for line in lines:
-        rows, edge = len(plane), len(line) // 2
-        padded = np.pad(plane, ((edge, edge + -rows % 16), (0, 0)), mode="edge")
-        windows = sliding_window_view(padded, 16 + 2 * edge, axis=0)[::16]  # (blocks, W, 16 + 2 * edge)
+        (count, rows, cols), edge = planes.shape, len(line) // 2
+        padded = np.pad(planes, ((0, 0), (edge, edge + -rows % 16), (0, 0)), mode="edge")
+        windows = sliding_window_view(padded, 16 + 2 * edge, axis=1)[:, ::16]  # (C, blocks, W, 16 + 2 * edge)
         matrix = np.zeros((16, 16 + 2 * edge), np.float32)
         for row in range(16):
             matrix[row, row : row + len(line)] = line[::-1]
-        plane = (matrix @ windows.swapaxes(1, 2)).reshape(-1, plane.shape[1])[:rows].T
-    return plane
+        made = (matrix @ windows.swapaxes(2, 3)).reshape(count, -1, cols)[:, :rows]
+        planes = made.swapaxes(1, 2)
+    return planes
 
 
-def _convolve_plane(plane: Floats, kernel: Floats) -> Floats:
-    """(H, W) by FFT, which wraps round; what it wraps into is cut off."""
-    (rows, cols), edge = plane.shape, [side // 2 for side in kernel.shape]
+def _convolve_planes(planes: Floats, kernel: Floats, out: Floats) -> None:
+    """(C, H, W) by FFT, which wraps round; what it wraps into is cut off."""
+    (rows, cols), edge = planes.shape[1:], [side // 2 for side in kernel.shape]
     size = _fast_length(rows + 2 * edge[0]), _fast_length(cols + 2 * edge[1])
-    padded = np.pad(plane, [(each, each) for each in edge], mode="edge")
-    whole = np.fft.irfft2(np.fft.rfft2(padded, size) * np.fft.rfft2(kernel, size), size)
-    return whole[2 * edge[0] :, 2 * edge[1] :][:rows, :cols].astype(np.float32, copy=False)
+    spectrum = np.fft.rfft2(kernel, size)
+    for plane, made in zip(planes, out, strict=True):  # one at a time stays in the cache
+        padded = np.pad(plane, [(each, each) for each in edge], mode="edge")
+        whole = np.fft.irfft2(np.fft.rfft2(padded, size) * spectrum, size)
+        made[:] = whole[2 * edge[0] :, 2 * edge[1] :][:rows, :cols]
 
 
 # Each value is rounded as it is reported, so that the report is what was done.
