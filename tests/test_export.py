@@ -59,6 +59,16 @@ def test_a_run_becomes_a_file(run, pairs, tmp_path):
         torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=0)
 
 
+def test_a_missing_test_set_leaves_no_file(run, tmp_path):
+    with pytest.raises(TrainingError, match=r"nowhere: no pair of pictures named \*HR\* and \*LR\*"):
+        export_run(run, tmp_path / "mine.onnx", {"Set1": tmp_path / "nowhere"})
+    assert not (tmp_path / "mine.onnx").exists()
+
+
+def test_a_card_names_the_folders_where_the_recipe_names_no_pictures():
+    assert new_card(config(data={"folders": ["mine", "yours"]}), "x").training_data == "folders mine, yours"
+
+
 @pytest.mark.slow
 def test_half_the_size_and_nearly_the_same(tmp_path):
     torch.manual_seed(0)
@@ -79,7 +89,7 @@ def test_a_card_with_a_strange_key_is_refused():
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="is not the state of a run"):
+    with pytest.raises(TrainingError, match="there is no such state of a run"):
         export_run(tmp_path, tmp_path / "out.onnx", {})
 
 

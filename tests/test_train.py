@@ -232,7 +232,7 @@ def test_a_start_from_a_shipped_network():
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("nowhere.pt", "nowhere.pt: is not the state of a run"),
+        ("nowhere.pt", "nowhere.pt: there is no such state of a run"),
         ("fast", "fast is a family; name one of fast-x2, fast-x3, fast-x4"),
     ],
 )

@@ -58,8 +58,12 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")] = False,
 ) -> None:
     """Train a network from a recipe, or teach a shipped one your own pictures."""
-    if (recipe is None) == (source is None):
+    if recipe is None and source is None:
         raise UsageError("give a recipe, or --from MODEL to teach a shipped network")
+    if recipe is not None and source is not None:
+        raise UsageError(
+            f"{recipe} and --from {source}: a recipe names its start itself, by start_from; give one of them"
+        )
     if data is None:
         raise UsageError("--data is missing: the folder that holds the pictures")
     if output is not None and source is None:

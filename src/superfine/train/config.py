@@ -187,6 +187,8 @@ def changed(given: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """`given` with `changes` made, in place."""
     for change in changes:
         _set(given, change)
+        if change.startswith("data.folders"):  # the card would name pictures that were not there
+            given.get("card", {}).pop("training_data", None)
     return given
 
 
@@ -195,7 +197,9 @@ def to_config(given: dict[str, Any], source: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(given)
     except ValidationError as error:
-        raise TrainingError("\n".join(f"{source}: {_sentence(fault)}" for fault in error.errors())) from error
+        # A wrong stage also counts as one too few: that is said once.
+        faults = [fault for fault in error.errors() if fault["type"] != "too_short"] or error.errors()
+        raise TrainingError("\n".join(f"{source}: {_sentence(fault)}" for fault in faults)) from error
     except UsageError as error:  # of a degradation's own check
         raise TrainingError(f"{source}: data.degrade: {error}") from error
 

@@ -1,6 +1,7 @@
 """A trained net -> ONNX: folded, with its card inside, and held against torch before it is kept."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from superfine.engine import open_engine
 from superfine.errors import TrainingError
 from superfine.models import Card, Model, card_to_text, read_model
 from superfine.train.config import TrainConfig
+from superfine.train.data import Pair
 from superfine.train.nets import NETS
 from superfine.train.nets.layers import Net
 from superfine.train.pretrained import STATE, build, load_averaged
@@ -54,9 +56,10 @@ def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool =
     net = build(config.net, config.scale)
     net.load_state_dict(weights)
     card = new_card(config, path.stem)
+    pairs = {name: pairs_in(folder) for name, folder in tests.items()}
     export(net, card, path, half=half)
-    if tests:
-        card = measured(read_model(path), tests)
+    if pairs:
+        card = measured(read_model(path), pairs)
         export(net, card, path, half=half)
     return read_model(path).card
 
@@ -64,7 +67,8 @@ def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool =
 def new_card(config: TrainConfig, name: str) -> Card:
     """The card of a network that `config` trains, called `name` where the recipe names none."""
     facts = NETS[config.net]
-    written: dict[str, Any] = {"name": name, **config.card}
+    folders = f"folders {', '.join(config.data.folders)}"
+    written: dict[str, Any] = {"name": name, "training_data": folders, **config.card}
     try:
         return Card(
             net=config.net,
@@ -80,10 +84,10 @@ def new_card(config: TrainConfig, name: str) -> Card:
         raise TrainingError(f"[card] of the recipe: {error}") from error
 
 
-def measured(model: Model, tests: Mapping[str, Path]) -> Card:
+def measured(model: Model, tests: Mapping[str, list[Pair]]) -> Card:
     """The card of `model` with its PSNR on `tests`, in the engine and precision that `upscale` takes here."""
     engine = open_engine(model)
-    reached = {name: round(score(engine, pairs_in(folder)).psnr, 3) for name, folder in tests.items()}
+    reached = {name: round(score(engine, pairs).psnr, 3) for name, pairs in tests.items()}
     precision = engine.precision_for(np.dtype(np.float32))
     protocol = f"PSNR on Y601-limited in float, crop {engine.scale}, LR by MATLAB's bicubic, {precision}"
     return replace(model.card, psnr=reached, protocol=protocol)
@@ -97,16 +101,18 @@ def _to_onnx(folded: torch.nn.Module, card: Card, half: bool) -> bytes:
         for axis, name in ((2, "h"), (3, "w"))
     }
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that we don't use
-    program = torch.onnx.export(
-        folded,
-        (torch.rand(1, 3, 3 * grid * (8 // grid or 1), 4 * grid * (8 // grid or 1)),),
-        input_names=["pixels"],
-        output_names=["enlarged"],
-        dynamic_shapes=({0: torch.export.Dim.STATIC, **sides},),
-        dynamo=True,
-        optimize=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # torch trips over itself
+        program = torch.onnx.export(
+            folded,
+            (torch.rand(1, 3, 3 * grid * (8 // grid or 1), 4 * grid * (8 // grid or 1)),),
+            input_names=["pixels"],
+            output_names=["enlarged"],
+            dynamic_shapes=({0: torch.export.Dim.STATIC, **sides},),
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
     if program is None:
         raise TrainingError("torch gave no ONNX program")
     proto = program.model_proto

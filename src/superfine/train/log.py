@@ -78,6 +78,7 @@ def _plot(path: Path, rows: Sequence[dict[str, Any]], name: str, unit: str) -> N
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5))
+    figure.subplots_adjust(left=0.13, right=0.97)
     axes = figure.subplots()
     axes.plot([row["step"] for row in rows], [row[name] for row in rows], marker="." if len(rows) < 50 else "")
     if name == "loss":

@@ -1,5 +1,6 @@
 """The training loop, from top to bottom. Fabric hides devices and processes, not the loop."""
 
+import logging
 import math
 import os
 import time
@@ -50,8 +51,10 @@ def train(
         lead = fabric.is_global_zero
         state = resume(run / STATE, config) if (run / STATE).exists() else begin(config)
         if lead:
-            run.mkdir(parents=True, exist_ok=True)
+            _make(run)
             data = open_data(config, root, run, listener.say)
+            if not len(data.validation):
+                listener.say("no picture is held out, so nothing is measured: data.validation=0.05 sets some aside")
         fabric.barrier()
         if not lead:  # what the first process decoded is read from its file
             data = open_data(config, root, run, lambda text: None)
@@ -90,6 +93,13 @@ def train(
     return state
 
 
+def _make(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{run}: the run's folder can't be made: {error.strerror}; --run names another") from error
+
+
 @contextmanager
 def _torch_set_up(config: TrainConfig) -> Iterator[None]:
     """Threads and exactness as the run needs them; afterwards as they were."""
@@ -109,6 +119,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     for stage in config.stages:
         if stage.batch % world:
             raise TrainingError(f"a batch of {stage.batch} can't be shared by {world} processes; make it a multiple")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of its precision each time
     fabric = Fabric(
         accelerator=config.device,
         devices=here,

@@ -101,6 +101,8 @@ def load_averaged(path: Path) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `state.save` wrote. A file of another kind is refused before anything in it is unpickled."""
+    if not path.exists():
+        raise TrainingError(f"{path}: there is no such state of a run; `superfine train` makes one")
     wrong = TrainingError(f"{path}: is not the state of a run, or is cut off; give another, or remove it to begin anew")
     try:
         if not zipfile.is_zipfile(path):

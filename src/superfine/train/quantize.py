@@ -28,6 +28,7 @@ from superfine.image import open_picture
 from superfine.models import Card, Model, card_to_text, read_model
 from superfine.train.export import measured
 from superfine.train.layouts import pictures_in
+from superfine.train.score import pairs_in
 
 __all__ = ["quantize"]
 
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     content = quantize(model.content, _crops(given.data, card.scale, given.hold_out))
     was = {}
-    if tests := {name: Path(folder) for name, _, folder in (test.partition("=") for test in given.test)}:
+    if tests := {name: pairs_in(Path(folder)) for name, _, folder in (test.partition("=") for test in given.test)}:
         was, card = measured(model, tests).psnr, measured(Model(card, content, str(given.output)), tests)
         card = replace(card, protocol=f"{card.protocol.rpartition(', ')[0]}, int8")
     with written_whole(given.output) as part:
