@@ -15,15 +15,16 @@ from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeEr
 from superfine.models import CLASSICAL, MATLAB, list_models
 
 MODELS = list_models()
+TESTED = [model for model in MODELS if model.card.scale == 2 or model.card.name.startswith("fast-x")]
 BF16 = "BF16" in cpu_features()["native precisions"]
 RUNS = [("openvino", "fp32"), *([("openvino", "bf16")] if BF16 else []), ("onnxruntime", "fp32")]
 KINDS = [np.uint8, np.uint16, np.float32]
 each_run = pytest.mark.parametrize("run", RUNS, ids="-".join)
-# `fast` stands for all at every turn; the others have their turn among the slow tests.
+# `fast` stands for all at every turn; the others, at one scale each, have their turn among the slow tests.
 each_model = pytest.mark.parametrize(
     "model",
-    [pytest.param(model, marks=[] if model.card.name.startswith("fast-x") else pytest.mark.slow) for model in MODELS],
-    ids=[model.card.name for model in MODELS],
+    [pytest.param(model, marks=[] if model.card.name.startswith("fast-x") else pytest.mark.slow) for model in TESTED],
+    ids=[model.card.name for model in TESTED],
 )
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 needs_bf16 = pytest.mark.skipif(not BF16, reason="this CPU has no native bf16")
