@@ -174,12 +174,12 @@ def test_the_halo_of_the_card_is_the_reach_of_the_network(model, run):
 @each_run
 @each_model
 def test_kinds_agree(model, run):
-    """8 and 16 bits give what float gives, rounded."""
-    engine = open_engine(model, *run)
+    """8 and 16 bits give what float gives, rounded; without an fp32 end float runs in fp32, and 8 bits in bf16."""
+    engine, mixed = open_engine(model, *run), run[1] == "bf16" and not model.card.fp32_end
     for kind, white in ((np.uint8, 255), (np.uint16, 65535)):
         pixels = picture((61, 47), kind)[None]
         levels = engine((pixels * np.float32(1 / white)).astype(np.float32)).astype(np.float64) * white
-        assert np.abs(engine(pixels) - levels).max() <= 0.5 + white * 1e-6
+        assert np.abs(engine(pixels) - levels).max() <= (0.02 * white if mixed else 0.5 + white * 1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
