@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -77,29 +78,23 @@ def train(
     listener = _Lines() if as_json else _Bar()
     try:
         with listener:
-            if recipe is not None:
+            if source is not None:
+                name = f"{Path(source).stem}-tuned"
+                place = run or Path("runs") / name
+                _tune(source, data, place, output or place / f"{name}.onnx", changes or (), resume, listener)
+            elif recipe is not None:
                 config = read_recipe(recipe, changes or ())
                 place = run or Path("runs") / recipe.stem
                 train_run(config, data, place, go_on=resume, listener=listener)
                 listener.say(f"done; next: superfine export {place} -o {recipe.stem}.onnx")
-                return
-            assert source is not None  # noqa: S101 - one of the two is there
-            place = run or Path("runs") / f"{Path(source).stem}-tuned"
-            _tune(
-                source,
-                data,
-                place,
-                output or place / f"{Path(source).stem}-tuned.onnx",
-                changes or [],
-                resume,
-                listener,
-            )
     except KeyboardInterrupt:
         listener.say("stopped; --resume goes on from the last state that was saved")
         raise typer.Exit(130) from None
 
 
-def _tune(source: str, data: Path, run: Path, path: Path, changes: list[str], resume: bool, listener: Any) -> None:
+def _tune(
+    source: str, data: Path, run: Path, path: Path, changes: Sequence[str], resume: bool, listener: Listener
+) -> None:
     from superfine.train.finetune import finetune
 
     tuned = finetune(source, data, run, path, changes=changes, go_on=resume, listener=listener)

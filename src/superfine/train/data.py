@@ -259,7 +259,10 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     `pictures.json` into `run`; where several processes share a run the first does it alone.
     Raises TrainingError where nothing is left to train on, or what a run began with has changed.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{run}: the run's folder can't be made: {error.strerror}; --run names another") from error
     stored = _stored_split(run / "split.json", config, root)
     sides = stored or split(config, root)
     key = _key(config, sides)
@@ -442,7 +445,7 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
             pictures.flat, place, (top[own], left[own]), stage.patch, 0
         )
     inner = slice(margin * scale, (margin + stage.patch) * scale)
-    luma = getattr(NETS[config.net], "colour", "luma") == "luma"
+    luma = NETS[config.net].colour == "luma"
     return Batch(*(_finished(pixels, ways, luma=luma) for pixels in (small, large[:, inner, inner])))
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 
 from superfine.atomic import written_whole
 from superfine.engine import open_engine
@@ -21,7 +23,7 @@ from superfine.train.nets.layers import Net
 from superfine.train.pretrained import STATE, build, load_averaged
 from superfine.train.score import pairs_in, score
 
-__all__ = ["export", "export_run", "measured", "new_card"]
+__all__ = ["export", "export_run", "measured", "new_card", "with_card"]
 
 # Of one; an eighth of an 8-bit level.
 _TOLERANCE = 5e-4
@@ -35,14 +37,9 @@ def export(net: Net, card: Card, path: Path, *, half: bool = False) -> float:
     The number of parameters in the card is counted here. Raises TrainingError
     where the file and the net differ by more than 5e-4.
     """
-    folded = net.folded().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    card = replace(card, parameters=sum(weight.numel() for weight in folded.parameters()))
-    content = _to_onnx(folded, card, half)
-    difference = _difference(net, Model(card, content, str(path)))
-    if not difference <= _TOLERANCE:
-        raise TrainingError(f"{path}: ONNX and torch differ by {difference:.2g}, more than {_TOLERANCE}; not written")
+    model, difference = _converted(net, card, str(path), half)
     with written_whole(path) as part:
-        part.write_bytes(content)
+        part.write_bytes(model.content)
     return difference
 
 
@@ -55,13 +52,31 @@ def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool =
     config, weights = load_averaged(run / STATE if run.is_dir() else run)
     net = build(config.net, config.scale)
     net.load_state_dict(weights)
-    card = new_card(config, path.stem)
     pairs = {name: pairs_in(folder) for name, folder in tests.items()}
-    export(net, card, path, half=half)
-    if pairs:
-        card = measured(read_model(path), pairs)
-        export(net, card, path, half=half)
+    model, _ = _converted(net, new_card(config, path.stem), str(path), half)
+    card = measured(model, pairs) if pairs else model.card
+    with written_whole(path) as part:
+        part.write_bytes(with_card(model.content, card))
     return read_model(path).card
+
+
+def _converted(net: Net, card: Card, name: str, half: bool) -> tuple[Model, float]:
+    """`net` as ONNX, called `name` in errors, and the largest difference to torch on noise."""
+    folded = net.folded().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    card = replace(card, parameters=sum(weight.numel() for weight in folded.parameters()))
+    model = Model(card, with_card(_to_onnx(folded, card, half), card), name)
+    difference = _difference(net, model)
+    if not difference <= _TOLERANCE:
+        raise TrainingError(f"{name}: ONNX and torch differ by {difference:.2g}, more than {_TOLERANCE}; not written")
+    return model, difference
+
+
+def with_card(content: bytes, card: Card) -> bytes:
+    """The ONNX file `content` with `card` inside, instead of any that it had."""
+    proto = onnx.ModelProto.FromString(content)
+    helper.set_model_props(proto, {"superfine": card_to_text(card)})
+    changed: bytes = proto.SerializeToString()
+    return changed
 
 
 def new_card(config: TrainConfig, name: str) -> Card:
@@ -117,9 +132,6 @@ def _to_onnx(folded: torch.nn.Module, card: Card, half: bool) -> bytes:
         raise TrainingError("torch gave no ONNX program")
     proto = program.model_proto
     proto.doc_string = ""
-    del proto.metadata_props[:]
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = "superfine", card_to_text(card)
     # What the exporter notes about source files speaks of this machine, not of the network.
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
@@ -133,13 +145,11 @@ def _to_onnx(folded: torch.nn.Module, card: Card, half: bool) -> bytes:
 
 def _halve(graph: Any) -> None:
     """Store the weights of convolutions as fp16; a Cast, which engines fold away, makes them fp32 again."""
-    from onnx import TensorProto, helper, numpy_helper
-
     stored = {entry.name: entry for entry in graph.initializer if entry.name.endswith(".weight")}
     casts = []
     for name, entry in stored.items():
         entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float16), name))
-        casts.append(helper.make_node("Cast", [name], [f"{name}.fp32"], to=TensorProto.FLOAT))
+        casts.append(helper.make_node("Cast", [name], [f"{name}.fp32"], to=onnx.TensorProto.FLOAT))
     for node in graph.node:
         node.input[:] = [f"{name}.fp32" if name in stored else name for name in node.input]
     nodes = [*casts, *graph.node]

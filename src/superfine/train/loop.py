@@ -51,7 +51,6 @@ def train(
         lead = fabric.is_global_zero
         state = resume(run / STATE, config) if (run / STATE).exists() else begin(config)
         if lead:
-            _make(run)
             data = open_data(config, root, run, listener.say)
             if not len(data.validation):
                 listener.say("no picture is held out, so nothing is measured: data.validation=0.05 sets some aside")
@@ -91,13 +90,6 @@ def train(
             sides = {name: list(whole_pairs(side, config)) for name, side in data._asdict().items() if name != "train"}
             conclude(TorchEngine(state.ema, NETS[config.net]), sides, run, listener.say)
     return state
-
-
-def _make(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{run}: the run's folder can't be made: {error.strerror}; --run names another") from error
 
 
 @contextmanager

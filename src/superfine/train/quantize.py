@@ -25,8 +25,8 @@ from superfine.classical.resample import matlab_resize
 from superfine.color import to_unit
 from superfine.errors import TrainingError
 from superfine.image import open_picture
-from superfine.models import Card, Model, card_to_text, read_model
-from superfine.train.export import measured
+from superfine.models import Model, read_model
+from superfine.train.export import measured, with_card
 from superfine.train.layouts import pictures_in
 from superfine.train.score import pairs_in
 
@@ -203,13 +203,6 @@ def _crops(folder: Path, scale: int, hold_out: int) -> Iterator[Array]:
         yield matlab_resize(np.broadcast_to(middle, (*middle.shape[:2], 3)), (rows, cols))
 
 
-def _with_card(content: bytes, card: Card) -> bytes:
-    proto = onnx.ModelProto.FromString(content)
-    helper.set_model_props(proto, {"superfine": card_to_text(card)})
-    changed: bytes = proto.SerializeToString()
-    return changed
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The door: a file, pictures for the ranges, pairs to measure on; prints what came of it."""
     parser = argparse.ArgumentParser(prog="python -m superfine.train.quantize", description="A network in 8 bits.")
@@ -232,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         was, card = measured(model, tests).psnr, measured(Model(card, content, str(given.output)), tests)
         card = replace(card, protocol=f"{card.protocol.rpartition(', ')[0]}, int8")
     with written_whole(given.output) as part:
-        part.write_bytes(_with_card(content, card))
+        part.write_bytes(with_card(content, card))
     reached = ", ".join(f"{name} {card.psnr[name]:.3f} dB (was {before:.3f})" for name, before in was.items())
     sys.stdout.write(f"{given.output}: {reached or 'not measured'}\n")
 
