@@ -14,9 +14,10 @@ from superfine.classical.degrade import Degradation, degrade
 from superfine.classical.resample import matlab_resize
 from superfine.color import full_luma
 from superfine.errors import TrainingError
+from superfine.evaluate.pairs import decode
 from superfine.train import data
 from superfine.train.config import TrainConfig, to_config
-from superfine.train.data import Batches, batch_at, decode, open_data, split, whole_pairs
+from superfine.train.data import Batches, batch_at, open_data, split, whole_pairs
 from superfine.train.drawn import draw_page
 from superfine.train.nets import NETS
 
@@ -231,7 +232,7 @@ def test_whole_pairs_are_the_files(photos, tmp_path):
     assert kept.validation.names == ("a/4.png", "a/5.png")
     assert {name for name in kept.train.names if name.startswith("a/0")} == {"a/0.png", "a/0.png@0.75"}
     for pictures in (kept.train, kept.validation):
-        for name, small, large in whole_pairs(pictures, wanted):
+        for name, small, large, *_ in whole_pairs(pictures, wanted):
             file, _, size = name.partition("@")
             theirs = np.asarray(Image.open(photos / file).convert("RGB"))
             if size:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from superfine.classical.resample import matlab_resize
 from superfine.engine import open_engine
-from superfine.errors import TrainingError
+from superfine.errors import SourceError, TrainingError
 from superfine.models import read_model
 from superfine.train import state
 from superfine.train.config import to_config
@@ -60,7 +60,7 @@ def test_a_run_becomes_a_file(run, pairs, tmp_path):
 
 
 def test_a_missing_test_set_leaves_no_file(run, tmp_path):
-    with pytest.raises(TrainingError, match=r"nowhere: no pair of pictures named \*HR\* and \*LR\*"):
+    with pytest.raises(SourceError, match="nowhere: there is no such folder"):
         export_run(run, tmp_path / "mine.onnx", {"Set1": tmp_path / "nowhere"})
     assert not (tmp_path / "mine.onnx").exists()
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superfine.errors import TrainingError
-from superfine.train.layouts import pictures_in
+from superfine.errors import SourceError
+from superfine.layouts import pictures_in
 
 
 def make(root, *names, size=(8, 6)):
@@ -146,9 +146,11 @@ def test_what_is_not_taken_is_named(tmp_path):
         "run": "a training run's own folder",
         "x/2_HR.png": "its small partner is missing",
         "x/3_LR.png": "its large partner is missing",
-        "y/1_HR.png": "9 x 7, but 1_LR.png is 5 x 4; want 1 times its sides",
-        "z/1_SRF_2_HR.png": "9 x 7, but 1_SRF_2_LR.png is 5 x 4; want 2 times its sides",
+        "y/1_HR.png": "9 x 7, but 1_LR.png is 5 x 4; want 4 x 3, or the same size",
+        "z/1_SRF_2_HR.png": "9 x 7, but 1_SRF_2_LR.png is 5 x 4; want 4 x 3, or the same size",
     }
+    unfit = {path.relative_to(tmp_path).as_posix() for path, _ in pictures_in(tmp_path, 2).unfit}
+    assert unfit == {"x/2_HR.png", "x/3_LR.png", "y/1_HR.png", "z/1_SRF_2_HR.png", "w/1_HR.png"}
 
 
 def test_links_in_a_circle_end(tmp_path):
@@ -163,16 +165,42 @@ def test_links_in_a_circle_end(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ("HR/a.png", "LR/a.png"),
+        ("HR/sub/a.png", "LR/sub/a.png"),
+        ("hr/a.png", "lr_x2/a.png"),
+        ("GTmod12/a.png", "LRbicx2/a.png"),
+        ("HR/a.png", "LR_bicubic/X2/ax2.png"),
+        ("HR/ax2.png", "LR/ax2.png"),
+        ("a_HR.png", "a_LR.png"),
+    ],
+)
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_folders_of_large_and_small_ones(tmp_path, large, small, shrink):
+    make(tmp_path, large, size=(9, 7))
+    make(tmp_path, small, size=(9 // shrink, 7 // shrink))
+    (source,) = pictures_in(tmp_path, 2).sources
+    assert (source.large, source.small, source.same_size) == (tmp_path / large, tmp_path / small, shrink == 1)
+
+
+def test_small_ones_of_another_scale_are_left_alone(tmp_path):
+    make(tmp_path, "HR/a.png", "LRbicx3/a.png")
+    (source,) = pictures_in(tmp_path, 2).sources
+    assert (source.small, skipped(tmp_path)) == (None, {"LRbicx3/a.png": "made for scale 3"})
+
+
 def test_empty_and_missing_folders(tmp_path):
-    assert pictures_in(tmp_path, 2) == ((), ())
+    assert pictures_in(tmp_path, 2) == ((), (), ())
     for missing in (tmp_path / "nowhere", make(tmp_path, "a.png") / "a.png"):
-        with pytest.raises(TrainingError, match="there is no such folder of pictures; --data names the folder"):
+        with pytest.raises(SourceError, match="there is no such folder of pictures"):
             pictures_in(missing, 2)
 
 
 def test_a_relative_folder(tmp_path, monkeypatch):
     make(tmp_path / "City100" / "iPhoneX", "001_HR.png", "001_LR.png")
     monkeypatch.chdir(tmp_path / "City100" / "iPhoneX")
-    ((source,), _) = pictures_in(Path(), 2)
+    (source,) = pictures_in(Path(), 2).sources
     assert (source.name, source.part) == ("001_HR.png", "test")
     assert source.large == tmp_path / "City100" / "iPhoneX" / "001_HR.png"

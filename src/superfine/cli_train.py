@@ -118,7 +118,7 @@ def export(
         typer.Option(
             "--test",
             metavar="NAME=FOLDER",
-            help="Pairs *HR*, *LR* to measure on; the dB go on the card.",
+            help="Pictures to measure on, as `evaluate` takes them; the dB go on the card.",
             show_default=False,
         ),
     ] = None,

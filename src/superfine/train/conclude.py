@@ -9,7 +9,7 @@ import numpy as np
 from superfine.atomic import written_whole
 from superfine.color import to_kind, to_unit
 from superfine.engine import ClassicalEngine, Engine
-from superfine.train.data import Pair
+from superfine.evaluate.pairs import Pair
 from superfine.train.score import score
 
 __all__ = ["conclude"]
@@ -46,7 +46,7 @@ def _draw(path: Path, engine: Engine, bicubic: Engine, pairs: Sequence[Pair]) ->
     from PIL import Image
 
     canvas = Image.new("RGB", (3 * (_SIDE + _GAP), len(pairs) * (_SIDE + _GAP)), "white")
-    for row, (_, small, large) in enumerate(pairs):
+    for row, (_, small, large, *_) in enumerate(pairs):
         side = max(engine.multiple_of, _SIDE // engine.scale // engine.multiple_of * engine.multiple_of)
         top, left = (max(0, (length - side) // 2) for length in small.shape[:2])
         piece = small[top : top + side, left : left + side]

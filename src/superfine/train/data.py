@@ -24,23 +24,21 @@ import torch
 from superfine.atomic import written_whole
 from superfine.classical.degrade import Degradation, degrade
 from superfine.classical.resample import KERNELS, matlab_resize, taps
-from superfine.color import FULL_LUMA, to_kind, to_unit
+from superfine.color import FULL_LUMA
 from superfine.errors import MissingExtraError, SourceError, TrainingError
-from superfine.image import open_picture
+from superfine.evaluate.pairs import Pair, decode
+from superfine.layouts import Part, Source, pictures_in
 from superfine.train.config import Stage, TrainConfig
 from superfine.train.drawn import draw_page
-from superfine.train.layouts import Part, Source, pictures_in
 from superfine.train.nets import NETS
 
 __all__ = [
     "Batch",
     "Batches",
     "Data",
-    "Pair",
     "Pictures",
     "Split",
     "batch_at",
-    "decode",
     "open_data",
     "split",
     "whole_pairs",
@@ -68,14 +66,6 @@ class Split(NamedTuple):
     test: tuple[Source, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     """Files that aren't taken, each with the reason."""
-
-
-class Pair(NamedTuple):
-    """A whole picture: small (h, w, 3) and large (scale*h, scale*w, 3), uint8 RGB."""
-
-    name: str
-    small: Bytes
-    large: Bytes
 
 
 class Batch(NamedTuple):
@@ -142,6 +132,10 @@ def split(config: TrainConfig, root: Path) -> Split:
     sources: dict[str, Source] = {}
     skipped: list[tuple[str, str]] = []
     for folder in config.data.folders:
+        if not os.path.isdir(root / folder):
+            raise TrainingError(
+                f"{root / folder}: there is no such folder of pictures; --data names the folder that holds it"
+            )
         found = pictures_in(root / folder, config.scale)
         skipped += [(os.path.relpath(path, root), reason) for path, reason in found.skipped]
         own = []
@@ -391,19 +385,6 @@ def _write_pair(
     if small is not None:
         file.write(np.ascontiguousarray(small[:low, :wide]).data)
     rows.append([name, begin, low, wide, second])
-
-
-def decode(path: Path) -> Bytes:
-    """A picture upright, (H, W, 3) uint8: 16 bits rounded to 8, grey spread, alpha on white. Raises SourceError."""
-    picture = open_picture(path, upright=True)
-    pixels = np.concatenate(list(picture.bands()))
-    if picture.alpha:
-        colours, alpha = np.split(to_unit(pixels), [-1], axis=2)
-        pixels = to_kind(colours * alpha + (1 - alpha), np.dtype(np.uint8))
-    elif pixels.dtype != np.uint8:
-        pixels = to_kind(to_unit(pixels), np.dtype(np.uint8))
-    whole: Bytes = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-    return whole
 
 
 # ---- one step's patches

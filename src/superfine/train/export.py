@@ -15,13 +15,14 @@ from onnx import helper, numpy_helper
 from superfine.atomic import written_whole
 from superfine.engine import open_engine
 from superfine.errors import TrainingError
+from superfine.evaluate.benchmark import judge, protocol
+from superfine.evaluate.methods import NetworkMethod
+from superfine.evaluate.pairs import Dataset, open_dataset
 from superfine.models import Card, Model, card_to_text, read_model
 from superfine.train.config import TrainConfig
-from superfine.train.data import Pair
 from superfine.train.nets import NETS
 from superfine.train.nets.layers import Net
 from superfine.train.pretrained import STATE, build, load_averaged
-from superfine.train.score import pairs_in, score
 
 __all__ = ["export", "export_run", "measured", "new_card", "with_card"]
 
@@ -47,14 +48,14 @@ def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool =
     """Export the averaged weights of a run as `path`, with measured dB on its card, and return the card.
 
     run: a run's folder (its newest state) or a state file in one. tests: name ->
-    folder of pairs `*HR*`, `*LR*`.
+    folder as `evaluate` takes it.
     """
     config, weights = load_averaged(run / STATE if run.is_dir() else run)
     net = build(config.net, config.scale)
     net.load_state_dict(weights)
-    pairs = {name: pairs_in(folder) for name, folder in tests.items()}
+    datasets = {name: open_dataset(folder, config.scale) for name, folder in tests.items()}
     model, _ = _converted(net, new_card(config, path.stem), str(path), half)
-    card = measured(model, pairs) if pairs else model.card
+    card = measured(model, datasets) if datasets else model.card
     with written_whole(path) as part:
         part.write_bytes(with_card(model.content, card))
     return read_model(path).card
@@ -99,13 +100,20 @@ def new_card(config: TrainConfig, name: str) -> Card:
         raise TrainingError(f"[card] of the recipe: {error}") from error
 
 
-def measured(model: Model, tests: Mapping[str, list[Pair]]) -> Card:
-    """The card of `model` with its PSNR on `tests`, in the engine and precision that `upscale` takes here."""
-    engine = open_engine(model)
-    reached = {name: round(score(engine, pairs).psnr, 3) for name, pairs in tests.items()}
-    precision = engine.precision_for(np.dtype(np.float32))
-    protocol = f"PSNR on Y601-limited in float, crop {engine.scale}, LR by MATLAB's bicubic, {precision}"
-    return replace(model.card, psnr=reached, protocol=protocol)
+def measured(model: Model, tests: Mapping[str, Dataset]) -> Card:
+    """The card of `model` with its PSNR on `tests`, as `superfine evaluate` measures it here.
+
+    Raises SourceError where a picture can't be read.
+    """
+    method = NetworkMethod(model)
+    reached, rules = {}, set()
+    for name, dataset in tests.items():
+        pairs = [dataset.pair(place) for place in range(len(dataset.sources))]
+        figures = [judge(method(pair.small), pair.large, method.scale) for pair in pairs]
+        reached[name] = round(float(np.mean([each.psnr_y for each in figures])), 3)
+        rules |= {pair.rule for pair in pairs}
+    rule = protocol("Y601-limited", method.scale, " or ".join(sorted(rules)))
+    return replace(model.card, psnr=reached, protocol=f"PSNR, {rule}, {method.precision}")
 
 
 def _to_onnx(folded: torch.nn.Module, card: Card, half: bool) -> bytes:

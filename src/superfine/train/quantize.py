@@ -24,11 +24,10 @@ from superfine.atomic import written_whole
 from superfine.classical.resample import matlab_resize
 from superfine.color import to_unit
 from superfine.errors import TrainingError
-from superfine.image import open_picture
+from superfine.evaluate.pairs import decode, open_dataset
+from superfine.layouts import pictures_in
 from superfine.models import Model, read_model
 from superfine.train.export import measured, with_card
-from superfine.train.layouts import pictures_in
-from superfine.train.score import pairs_in
 
 __all__ = ["quantize"]
 
@@ -196,11 +195,11 @@ def _crops(folder: Path, scale: int, hold_out: int) -> Iterator[Array]:
     sources = pictures_in(folder, scale).sources
     sources = sources[: len(sources) - hold_out]
     for source in sources[:: -(-len(sources) // _PICTURES) or 1]:
-        pixels = np.concatenate(list(open_picture(source.large).bands()))
+        pixels = decode(source.large)
         rows, cols = (min(side // scale, _SIDE) for side in pixels.shape[:2])
         top, left = ((side - kept * scale) // 2 for side, kept in zip(pixels.shape[:2], (rows, cols), strict=True))
         middle = pixels[top : top + rows * scale, left : left + cols * scale]
-        yield matlab_resize(np.broadcast_to(middle, (*middle.shape[:2], 3)), (rows, cols))
+        yield matlab_resize(np.ascontiguousarray(middle), (rows, cols))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -210,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="pictures that show the ranges")
     parser.add_argument("--hold-out", type=int, default=20, help="leave out so many of them, the last by name")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--test", action="append", default=[], metavar="NAME=FOLDER", help="pairs *HR*, *LR*")
+    parser.add_argument("--test", action="append", default=[], metavar="NAME=FOLDER", help="pictures to measure on")
     given = parser.parse_args(arguments)
     model = read_model(given.file)
     card = replace(
@@ -221,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     content = quantize(model.content, _crops(given.data, card.scale, given.hold_out))
     was = {}
-    if tests := {name: pairs_in(Path(folder)) for name, _, folder in (test.partition("=") for test in given.test)}:
+    named = (test.partition("=") for test in given.test)
+    if tests := {name: open_dataset(Path(folder), card.scale) for name, _, folder in named}:
         was, card = measured(model, tests).psnr, measured(Model(card, content, str(given.output)), tests)
         card = replace(card, protocol=f"{card.protocol.rpartition(', ')[0]}, int8")
     with written_whole(given.output) as part:

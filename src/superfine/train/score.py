@@ -1,7 +1,6 @@
 """How good a net is on whole pictures: PSNR and SSIM as the papers report them."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +9,14 @@ import torch
 from superfine.color import limited_luma, to_unit
 from superfine.engine import Engine
 from superfine.errors import TrainingError
+from superfine.evaluate.methods import enlarged
 from superfine.evaluate.metrics import crop_border, psnr, ssim
-from superfine.image import open_picture
-from superfine.tiles import Grid, Window, enlarge
-from superfine.train.data import Pair
+from superfine.evaluate.pairs import Pair
 from superfine.train.listener import Score
 from superfine.train.nets import NetCard
 from superfine.train.nets.layers import Net
 
-__all__ = ["TorchEngine", "pairs_in", "score"]
+__all__ = ["TorchEngine", "score"]
 
 Array = npt.NDArray[np.generic]
 
@@ -43,14 +41,11 @@ class TorchEngine:
 
 def score(engine: Engine, pairs: Iterable[Pair], *, tile: int = 384) -> Score:
     """The mean over `pairs` of what `engine` makes of the small pictures against the large ones."""
-    grid = Grid(engine.scale, engine.halo, engine.multiple_of)
     rows = []
-    for _, small, large in pairs:
-        unit = to_unit(small)  # in float, so that nothing is rounded before it is compared
-        bands = enlarge(Window(unit.shape, unit.dtype, [unit]), grid, tile, lambda part: engine(part[None]))
+    for pair in pairs:
+        large = enlarged(engine, to_unit(pair.small), tile)  # in float: a gain below a level counts while training
         output, target = (
-            crop_border(to_unit(pixels).astype(np.float64), engine.scale)
-            for pixels in (np.concatenate(list(bands)), large)
+            crop_border(to_unit(pixels).astype(np.float64), engine.scale) for pixels in (large, pair.large)
         )
         y, wanted = limited_luma(output), limited_luma(target)
         similarity = ssim(y, wanted) if min(y.shape) >= 11 else float("nan")
@@ -59,15 +54,3 @@ def score(engine: Engine, pairs: Iterable[Pair], *, tile: int = 384) -> Score:
         raise TrainingError("no picture to measure on")
     of_y, similar, of_rgb = np.mean(rows, axis=0)
     return Score(float(of_y), float(similar), float(of_rgb), len(rows))
-
-
-def pairs_in(folder: Path) -> list[Pair]:
-    """The pairs `*HR*`, `*LR*` of a folder, grey ones as RGB. Raises TrainingError where there is none."""
-    pairs = []
-    for large in sorted(folder.glob("*HR*")):
-        both = (large.with_name(large.name.replace("HR", "LR")), large)
-        small, target = (np.concatenate(list(open_picture(path).bands())) for path in both)
-        pairs.append(Pair(large.name, *(np.broadcast_to(a, (*a.shape[:2], 3)) for a in (small, target))))
-    if not pairs:
-        raise TrainingError(f"{folder}: no pair of pictures named *HR* and *LR*")
-    return pairs

@@ -6,6 +6,8 @@
     SelfExSR   image_SRF_2/img_001_SRF_2_HR.png and _LR.png
     CelebA     img_align_celeba/000001.jpg, parts in list_eval_partition.txt
     COCO       train2017, val2017, test2017
+    others     HR/name.png and LR/name.png (also LR/X2/namex2.png, LRx2, GTmod12 and LRbicx2)
+               name_HR.png and name_LR.png
 
 Whatever else there is counts as pictures without partners.
 """
@@ -19,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from superfine.errors import MissingExtraError, SourceError, TrainingError
+from superfine.errors import MissingExtraError, SourceError
 from superfine.image import FORMATS, open_picture
 
 __all__ = ["Found", "Part", "Source", "pictures_in"]
@@ -29,6 +31,7 @@ Part = Literal["train", "validation", "test"]
 _SUFFIXES = frozenset(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
 _DIV2K = re.compile(r"DIV2K_(train|valid)_(HR|LR_\w+)")
 _PAIR = re.compile(r"(.+?)(?:_SRF_(\d))?_(HR|LR)(\d?)")
+_SIDES = re.compile(r"(?P<large>HR|GT(?:mod\d+)?)|LR(?:_?bic(?:ubic)?)?(?:_?x(?P<factor>\d))?", re.IGNORECASE)
 _COCO = re.compile(r"(train|val|test)20\d\d")
 _PARTS: dict[str, Part] = {
     "train": "train",
@@ -56,10 +59,18 @@ class Source:
 
 
 class Found(NamedTuple):
-    """What a folder holds, by name: `skipped` are the files that aren't taken, each with the reason."""
+    """What a folder holds, by name."""
 
     sources: tuple[Source, ...]
-    skipped: tuple[tuple[Path, str], ...]
+    ignored: tuple[tuple[Path, str], ...]
+    """Files that nobody would expect to be taken, each with the reason."""
+    unfit: tuple[tuple[Path, str], ...]
+    """Files that one would expect to be taken and that can't be, each with the reason."""
+
+    @property
+    def skipped(self) -> tuple[tuple[Path, str], ...]:
+        """All files that aren't taken, by name."""
+        return tuple(sorted((*self.ignored, *self.unfit)))
 
 
 class _Role(NamedTuple):
@@ -69,7 +80,8 @@ class _Role(NamedTuple):
     scale: int | None
     """None fits every scale."""
     part: Part | None
-    same_size: bool
+    any_size: bool = False
+    """Whether it may be half of a same-size pair, whatever scale its name says."""
     kind: str = ""
     """Of several small pictures of one large the first by kind is taken."""
 
@@ -78,21 +90,23 @@ def pictures_in(folder: Path, scale: int) -> Found:
     """All pictures below `folder`, links followed once, with their partners for `scale`.
 
     A folder of large pictures whose small ones are missing altogether counts as
-    pictures without partners. Raises TrainingError where there is no such folder.
+    pictures without partners. Partners of equal size are same-size pairs.
+    Raises SourceError where there is no such folder.
     """
     if not os.path.isdir(folder):
-        raise TrainingError(f"{folder}: there is no such folder of pictures; --data names the folder that holds it")
-    skipped: list[tuple[Path, str]] = []
+        raise SourceError(f"{folder}: there is no such folder of pictures")
+    ignored: list[tuple[Path, str]] = []
+    unfit: list[tuple[Path, str]] = []
     larges: list[tuple[Path, _Role]] = []
     smalls: dict[tuple[str, ...], list[tuple[str, Path]]] = {}
     sources: list[Source] = []
     folder = Path(os.path.abspath(folder))  # its own name may be the data set's
-    for path in _walk(folder, skipped):
+    for path in _walk(folder, ignored, unfit):
         role = _role(path.relative_to(folder.parent))
         if role is None:
             sources.append(Source(_name(path, folder), path, part=_coco(path.relative_to(folder.parent))))
-        elif role.scale not in (None, scale) and not (role.same_size and scale == 1):
-            skipped.append((path, f"made for scale {role.scale}"))
+        elif role.scale not in (None, scale) and not (role.any_size and scale == 1):
+            ignored.append((path, f"made for scale {role.scale}"))
         elif role.small:
             smalls.setdefault(role.key, []).append((role.kind, path))
         else:
@@ -102,67 +116,78 @@ def pictures_in(folder: Path, scale: int) -> Found:
         if role.key[:-1] not in paired:
             sources.append(Source(_name(path, folder), path, part=role.part))
         elif role.key not in smalls:
-            skipped.append((path, "its small partner is missing"))
+            unfit.append((path, "its small partner is missing"))
         else:
             (_, small), *others = sorted(smalls.pop(role.key))
-            skipped += [(other, f"{small.name} is taken in its place") for _, other in others]
-            if reason := _unfit(path, small, 1 if role.same_size else scale):
-                skipped.append((path, reason))
+            ignored += [(other, f"{small.name} is taken in its place") for _, other in others]
+            same_size, reason = _fits(path, small, scale)
+            if reason:
+                unfit.append((path, reason))
             else:
-                sources.append(Source(_name(path, folder), path, small, role.part, role.same_size))
-    skipped += [(path, "its large partner is missing") for rest in smalls.values() for _, path in rest]
-    return Found(tuple(sorted(_celeba(_city100(sources)), key=lambda source: source.name)), tuple(sorted(skipped)))
+                sources.append(Source(_name(path, folder), path, small, role.part, same_size))
+    unfit += [(path, "its large partner is missing") for rest in smalls.values() for _, path in rest]
+    found = tuple(sorted(_celeba(_city100(sources)), key=lambda source: source.name))
+    return Found(found, tuple(sorted(ignored)), tuple(sorted(unfit)))
 
 
-def _walk(folder: Path, skipped: list[tuple[Path, str]]) -> Iterator[Path]:
+def _walk(folder: Path, ignored: list[tuple[Path, str]], unfit: list[tuple[Path, str]]) -> Iterator[Path]:
     """Files that end like pictures."""
 
     def unread(error: OSError) -> None:
-        skipped.append((Path(error.filename), f"can't be read: {error.strerror}"))
+        unfit.append((Path(error.filename), f"can't be read: {error.strerror}"))
 
     seen: set[str] = set()
     for name, folders, files in os.walk(folder, followlinks=True, onerror=unread):
         here = Path(name)
         if os.path.realpath(here) in seen:
-            skipped.append((here, "a link to a folder that is already taken"))
+            ignored.append((here, "a link to a folder that is already taken"))
             folders.clear()
             continue
         seen.add(os.path.realpath(here))
         if "split.json" in files:
-            skipped.append((here, "a training run's own folder"))
+            ignored.append((here, "a training run's own folder"))
             folders.clear()
             continue
-        skipped += [(here / entry, "hidden") for entry in (*folders, *files) if entry.startswith(".")]
+        ignored += [(here / entry, "hidden") for entry in (*folders, *files) if entry.startswith(".")]
         folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
         for entry in sorted(entry for entry in files if not entry.startswith(".")):
             path = here / entry
             if path.suffix.lower() in _SUFFIXES:
                 yield path
             else:
-                skipped.append((path, "not a picture"))
+                ignored.append((path, "not a picture"))
 
 
 def _role(path: Path) -> _Role | None:
     """What a path below (and with) its folder's name is in a data set of pairs."""
     for depth, folder in enumerate(path.parts[:-1]):
+        above, below = path.parts[:depth], path.parts[depth + 1 : -1]
         if found := _DIV2K.fullmatch(folder):
-            key = (*path.parts[:depth], found[1])
+            key = (*above, found[1])
             if found[2] == "HR":
-                return _Role((*key, path.stem), small=False, scale=None, part=_PARTS[found[1]], same_size=False)
+                return _Role((*key, path.stem), small=False, scale=None, part=_PARTS[found[1]])
             if size := re.fullmatch(r"(.+)x(\d)", path.stem):
                 kind = "" if found[2] == "LR_bicubic" else found[2]
-                return _Role((*key, size[1]), True, int(size[2]), _PARTS[found[1]], same_size=False, kind=kind)
-    if found := _PAIR.fullmatch(path.stem):
-        stem, factor, kind, digit = found.groups()
+                return _Role((*key, size[1]), small=True, scale=int(size[2]), part=_PARTS[found[1]], kind=kind)
+        if found := _SIDES.fullmatch(folder):
+            if found["large"]:
+                return _Role((*above, "", *below, path.stem), small=False, scale=None, part=None)
+            deeper = re.fullmatch(r"x(\d)", below[0], re.IGNORECASE) if below else None
+            factor = deeper[1] if deeper else found["factor"]
+            stem = path.stem.removesuffix(f"x{factor}")
+            key = (*above, "", *below[1 if deeper else 0 :], stem)
+            scale = int(factor) if factor else None
+            return _Role(key, small=True, scale=scale, part=None, kind=folder, any_size=factor is None)
+    if named := _PAIR.fullmatch(path.stem):
+        stem, factor, kind, digit = named.groups()
         factor = factor or digit
-        same_size = found[2] is None
         part: Part | None = None
         for maker, side in pairwise(path.parts[:-1]):
             if maker in ("Canon", "Nikon") and side in ("Train", "Test"):
                 part = _PARTS[side]
                 factor = factor or (path.parent.name if path.parent.name.isdecimal() else None)
         key = (*path.parts[:-1], stem)
-        return _Role(key, kind == "LR", int(factor) if factor else None, part, same_size=same_size)
+        return _Role(key, kind == "LR", int(factor) if factor else None, part, any_size=named[2] is None)
     return None
 
 
@@ -203,16 +228,17 @@ def _city100(sources: list[Source]) -> list[Source]:
     ]
 
 
-def _unfit(large: Path, small: Path, factor: int) -> str:
-    """Why two files are no partners; empty where they are."""
+def _fits(large: Path, small: Path, scale: int) -> tuple[bool, str]:
+    """Whether two files are a same-size pair, and why they are no partners at all; empty where they are."""
     try:
         sizes = [open_picture(path, upright=True).size for path in (large, small)]
     except (SourceError, MissingExtraError) as error:
-        return str(error)
-    (rows, cols), (low_rows, low_cols) = sizes
-    if (low_rows * factor, low_cols * factor) == (rows, cols):
-        return ""
-    return f"{cols} x {rows}, but {small.name} is {low_cols} x {low_rows}; want {factor} times its sides"
+        return False, str(error)
+    (rows, cols), low = sizes
+    if low in ((rows, cols), (rows // scale, cols // scale)):
+        return low == (rows, cols), ""
+    wanted = f"{cols // scale} x {rows // scale}, or the same size"
+    return False, f"{cols} x {rows}, but {small.name} is {low[1]} x {low[0]}; want {wanted}"
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -1,0 +1,299 @@
+"""Methods on data sets -> figures. Each picture is decoded once, enlarged by every method, and compared with HR."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.color import limited_luma, to_unit
+from superfine.engine import cores
+from superfine.errors import ShapeError, SuperfineError, UsageError
+from superfine.evaluate.methods import BASELINES, ClassicalMethod, Method
+from superfine.evaluate.metrics import crop_border, psnr_of, squared_error, ssim
+from superfine.evaluate.pairs import Dataset, Pair
+from superfine.evaluate.record import AS_IS, Evaluation, Failure, Figures, Measurement, Row
+from superfine.evaluate.usage import machine, peak_memory
+
+__all__ = ["Distance", "Listener", "benchmark", "judge", "protocol"]
+
+Bytes = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.floating]
+
+# Side of the piece that the methods are timed on, and how often.
+_TIMED_SIDE: Final = 384
+_TURNS: Final = 3
+
+
+class Distance(Protocol):
+    """A perceptual distance, such as LPIPS."""
+
+    name: str
+    version: str
+
+    def __call__(self, output: npt.NDArray[np.float32], target: npt.NDArray[np.float32]) -> float:
+        """Of two (H, W, 3) pictures in 0..1."""
+        ...
+
+
+class Listener:
+    """Hears how far an evaluation is; this one says nothing."""
+
+    def begin(self, steps: int) -> None:
+        """So many enlargements are to come."""
+
+    def step(self, picture: str, model: str) -> None:
+        """One of them is done."""
+
+    def warn(self, text: str) -> None:
+        """What a person should know."""
+
+
+class Compared(NamedTuple):
+    """Figures of one picture, and the sums that pooled ones are made of."""
+
+    figures: Figures
+    error_y: float
+    error_rgb: float
+    samples: int
+
+
+class _Target:
+    """A large picture, prepared for being compared with several outputs."""
+
+    def __init__(self, large: Bytes, border: int) -> None:
+        self.border = border
+        self.rgb, self.planes = _planes(large, border)
+
+    def compare(self, output: Bytes, distances: Sequence[Distance], pool: Executor) -> Compared:
+        rgb, planes = _planes(output, self.border)
+        pairs = list(zip(planes, self.planes, strict=True))
+        likeness = list(pool.map(_ssim, pairs))
+        error_y, samples = squared_error(planes[0], self.planes[0])
+        error_rgb = sum(squared_error(*pair)[0] for pair in pairs[1:])
+        return Compared(
+            Figures(
+                psnr_y=psnr_of(error_y, samples),
+                ssim_y=likeness[0],
+                psnr_rgb=psnr_of(error_rgb, 3 * samples),
+                ssim_rgb=statistics.fmean(likeness[1:]),
+                distances={distance.name: distance(rgb, self.rgb) for distance in distances},
+            ),
+            error_y,
+            error_rgb,
+            samples,
+        )
+
+
+def judge(output: Bytes, target: Bytes, border: int, *, distances: Sequence[Distance] = ()) -> Figures:
+    """Compare two (H, W, 3) uint8 pictures, `border` pixels on each side left out.
+
+    Luma is BT.601 limited range in float; SSIM as `metrics.ssim`. Raises ShapeError where they differ in shape.
+    """
+    if output.shape != target.shape:
+        raise ShapeError(f"output {output.shape} and target {target.shape} differ in shape")
+    with ThreadPoolExecutor(1) as pool:
+        return _Target(target, border).compare(output, distances, pool).figures
+
+
+def protocol(colour: str, scale: int, rule: str) -> str:
+    """What stands beside a figure. colour: `Y601-limited` or `RGB`."""
+    return f"{colour}, crop {scale}, {rule}"
+
+
+def benchmark(
+    datasets: Sequence[Dataset],
+    methods: Sequence[Method],
+    *,
+    distances: Sequence[Distance] = (),
+    listener: Listener | None = None,
+) -> Evaluation:
+    """Judge methods on data sets; nearest, bilinear, bicubic and Lanczos are always among them.
+
+    All of one scale. Output is compared as the 8 bits that a file would hold. Time: the median
+    of interleaved runs on a piece of the largest picture, after one that prepares the
+    engine. A picture that can't be read, or that a method fails on, is in `failures`
+    and stops nothing. Raises UsageError where scales differ or nothing is given.
+    """
+    if not datasets:
+        raise UsageError("there is no folder to judge on")
+    scale = datasets[0].scale
+    scales = {entry.name: entry.scale for entry in datasets} | {method.name: method.scale for method in methods}
+    if wrong := [name for name, each in scales.items() if each != scale]:
+        raise UsageError(f"{wrong[0]} is for x{scales[wrong[0]]}, not x{scale}; judge one scale at a time")
+    given = {method.name for method in methods}
+    everyone: list[Method] = [ClassicalMethod(name, scale) for name in BASELINES if name not in given]
+    everyone += methods
+    run = _Run(everyone, distances, listener or Listener())
+    run.listener.begin(sum(len(dataset.sources) for dataset in datasets) * len(everyone))
+    with ThreadPoolExecutor(cores()) as run.pool:
+        for dataset in datasets:
+            run.judge_all(dataset)
+    times = run.times()
+    return Evaluation(
+        version=version("superfine"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        machine=machine(),
+        notes=tuple(run.notes),
+        rows=tuple(row for dataset in datasets for row in run.rows(dataset, times)),
+        measurements=tuple(run.measurements),
+        failures=tuple(run.failures),
+    )
+
+
+class _Run:
+    """Goes through pictures and methods and keeps what it finds."""
+
+    pool: Executor
+
+    def __init__(self, methods: Sequence[Method], distances: Sequence[Distance], listener: Listener) -> None:
+        self.methods, self.distances, self.listener = methods, distances, listener
+        self.measurements: list[Measurement] = []
+        self.failures: list[Failure] = []
+        self.notes = [f"{method.name}: {note}" for method in methods for note in method.notes]
+        self.notes += [f"{distance.name} is {distance.version}" for distance in distances]
+        self._rules: dict[str, set[str]] = {}
+        self._held: dict[str, float] = {}  # megabytes that a method's network keeps
+        self._most: dict[str, float] = {}  # and takes besides for one picture
+        self._largest: Bytes | None = None
+
+    def judge_all(self, dataset: Dataset) -> None:
+        """All pictures of a data set by all methods."""
+        self.notes += [f"{dataset.name}: {note}" for note in dataset.notes]
+        for path, reason in dataset.unfit:
+            self._fail(str(path), reason)
+        for place, source in enumerate(dataset.sources):
+            try:
+                pair = dataset.pair(place)
+                target = _Target(pair.large, dataset.scale)
+            except SuperfineError as error:
+                self._fail(str(source.large), str(error).removeprefix(f"{source.large}: "))
+                continue
+            self._rules.setdefault(dataset.name, set()).add(pair.rule)
+            self._keep(pair.small)
+            for method in self.methods:
+                self._judge(dataset, pair, target, method)
+            if pair.as_is is not None:
+                self._note(dataset, pair, AS_IS, target.compare(pair.as_is, self.distances, self.pool), math.nan)
+
+    def _judge(self, dataset: Dataset, pair: Pair, target: _Target, method: Method) -> None:
+        try:
+            with peak_memory() as peak:
+                started = time.perf_counter()
+                output = method(pair.small)
+                seconds = time.perf_counter() - started
+            compared = target.compare(output, self.distances, self.pool)
+        except (SuperfineError, MemoryError) as error:
+            self._fail(f"{dataset.name}/{pair.name} by {method.name}", str(error) or "out of memory")
+        else:
+            self._note(dataset, pair, method.name, compared, seconds)
+            if method.name in self._held:
+                self._most[method.name] = max(self._most[method.name], peak.megabytes)
+            else:  # the first picture opens what the method keeps
+                self._held[method.name], self._most[method.name] = peak.kept, peak.megabytes - peak.kept
+        self.listener.step(pair.name, method.name)
+
+    def _note(self, dataset: Dataset, pair: Pair, model: str, compared: Compared, seconds: float) -> None:
+        figures = compared.figures
+        self.measurements.append(
+            Measurement(
+                dataset=dataset.name,
+                picture=pair.name,
+                model=model,
+                error_y=compared.error_y,
+                error_rgb=compared.error_rgb,
+                samples=compared.samples,
+                pixels=pair.small.shape[0] * pair.small.shape[1],
+                seconds=seconds,
+                **vars(figures),
+            )
+        )
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.failures.append(Failure(name=name, reason=reason))
+        self.listener.warn(f"{name}: {reason}")
+
+    def _keep(self, small: Bytes) -> None:
+        piece = small[:_TIMED_SIDE, :_TIMED_SIDE]
+        if self._largest is None or piece.size > self._largest.size:
+            self._largest = piece
+
+    def times(self) -> Mapping[str, float]:
+        """Method -> ms per Mpx of input on a piece of the largest picture, methods in turn, median."""
+        if self._largest is None:
+            return {}
+        piece = np.ascontiguousarray(self._largest)
+        working = {entry.model for entry in self.measurements}
+        taken: dict[str, list[float]] = {method.name: [] for method in self.methods if method.name in working}
+        for _ in range(_TURNS):
+            for method in self.methods:
+                if method.name in working:
+                    taken[method.name].append(_seconds(lambda method=method: method(piece)))  # type: ignore[misc]
+        megapixels = piece.shape[0] * piece.shape[1] / 1e6
+        return {name: statistics.median(each) * 1e3 / megapixels for name, each in taken.items()}
+
+    def rows(self, dataset: Dataset, times: Mapping[str, float]) -> list[Row]:
+        """The means of a data set, baselines first, in the order of the methods."""
+        rows = []
+        rules = self._rules.get(dataset.name, set())
+        rule = next(iter(rules)) if len(rules) == 1 else "LR as given"
+        known = {method.name: method for method in self.methods}
+        for name in (AS_IS, *known):
+            entries = [each for each in self.measurements if (each.dataset, each.model) == (dataset.name, name)]
+            if not entries:
+                continue
+            method = known.get(name)
+            samples = sum(entry.samples for entry in entries)
+            rows.append(
+                Row(
+                    dataset=dataset.name,
+                    model=name,
+                    scale=dataset.scale,
+                    pictures=len(entries),
+                    protocol_y=protocol("Y601-limited", dataset.scale, rule),
+                    protocol_rgb=protocol("RGB", dataset.scale, rule),
+                    psnr_y=_mean([entry.psnr_y for entry in entries]),
+                    ssim_y=_mean([entry.ssim_y for entry in entries]),
+                    psnr_rgb=_mean([entry.psnr_rgb for entry in entries]),
+                    ssim_rgb=_mean([entry.ssim_rgb for entry in entries]),
+                    distances={
+                        distance.name: _mean([entry.distances[distance.name] for entry in entries])
+                        for distance in self.distances
+                    },
+                    pooled_y=psnr_of(sum(entry.error_y for entry in entries), samples),
+                    pooled_rgb=psnr_of(sum(entry.error_rgb for entry in entries), 3 * samples),
+                    ms_per_mpx=times.get(name, math.nan),
+                    memory_mb=self._held.get(name, math.nan) + self._most.get(name, math.nan),
+                    engine=method.engine if method else "",
+                    precision=method.precision if method else "",
+                    sha256=method.sha256 if method else "",
+                    parameters=method.parameters if method else 0,
+                )
+            )
+        return rows
+
+
+def _planes(pixels: Bytes, border: int) -> tuple[npt.NDArray[np.float32], list[Plane]]:
+    """The picture without its border in 0..1, and its Y, R, G, B."""
+    rgb = to_unit(np.ascontiguousarray(crop_border(pixels, border)))
+    return rgb, [limited_luma(rgb), *(np.ascontiguousarray(rgb[..., channel]) for channel in range(3))]
+
+
+def _ssim(pair: tuple[Plane, Plane]) -> float:
+    return ssim(*pair) if min(pair[0].shape) >= 11 else math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if all(map(math.isfinite, values)) else sum(values)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,98 @@
+"""What can be judged: anything that enlarges a whole picture, with the facts that its figures need."""
+
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.engine import LEAST_SIDE, ClassicalEngine, Engine, NetworkEngine, Precision, open_engine
+from superfine.errors import ModelError
+from superfine.models import CLASSICAL, Model, find_model
+from superfine.tiles import Grid, Window, enlarge
+
+__all__ = ["BASELINES", "ClassicalMethod", "Method", "NetworkMethod", "enlarged", "open_method"]
+
+Array = npt.NDArray[np.generic]
+Bytes = npt.NDArray[np.uint8]
+
+#: In every table, so that a figure has something to stand beside.
+BASELINES: Final = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+class Method(Protocol):
+    """Enlarges whole pictures."""
+
+    name: str
+    scale: int
+    engine: str
+    """The runtime and the device really in use, with the version."""
+    precision: str
+    sha256: str
+    """Of the model's file; empty where there is none."""
+    parameters: int
+    """0 where there are none, or nobody knows."""
+    notes: tuple[str, ...]
+    """What a person should know."""
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        """(h, w, 3) uint8 RGB -> (scale*h, scale*w, 3) uint8 RGB."""
+        ...
+
+
+def enlarged(engine: Engine, pixels: Array, tile: int = 384) -> Array:
+    """A whole picture (h, w, 3) through the tiles of an engine, as `upscale` does it; dtype as the engine gives it."""
+    grid = Grid(engine.scale, engine.halo, engine.multiple_of, LEAST_SIDE)
+    rows, cols, channels = pixels.shape
+    window = Window((rows, cols, channels), pixels.dtype, [pixels])
+    bands = list(enlarge(window, grid, tile, lambda part: engine(part[None])))
+    return bands[0] if len(bands) == 1 else np.concatenate(bands)
+
+
+class ClassicalMethod:
+    """Interpolation by a method of `models.CLASSICAL`."""
+
+    engine = "superfine"
+    precision = "fp32"
+    sha256 = ""
+    parameters = 0
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, name: str, scale: int) -> None:
+        self.name, self.scale = name, scale
+        self._engine = ClassicalEngine(name, scale)
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        large: Any = self._engine(pixels[None])
+        return np.asarray(large, np.uint8)
+
+
+class NetworkMethod:
+    """A network with a card, in tiles as `upscale` runs it."""
+
+    def __init__(self, model: Model, engine: str = "openvino", precision: Precision = "auto") -> None:
+        self._engine: NetworkEngine = open_engine(model, engine, precision)
+        self._tile = model.card.tile
+        self.name, self.scale = model.card.name, model.card.scale
+        self.engine = self._engine.name
+        self.precision: str = self._engine.precision_for(np.dtype(np.uint8))
+        self.sha256, self.parameters = model.sha256, model.card.parameters
+        self.notes: tuple[str, ...] = ()
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        return np.asarray(enlarged(self._engine, pixels, self._tile), np.uint8)
+
+
+def open_method(name: str, scale: int, *, engine: str = "openvino", precision: Precision = "auto") -> Method:
+    """A method by its name: a classical one, a shipped network or family, or an .onnx file with a card.
+
+    Raises UsageError for an unknown name, ModelError where it enlarges by another factor.
+    """
+    if name in CLASSICAL:
+        return ClassicalMethod(name, scale)
+    found = {model.card.scale: model for model in find_model(name)}
+    if scale not in found:
+        raise ModelError(
+            f"{name!r} enlarges x{', x'.join(map(str, sorted(found)))}, not x{scale}; give it another --scale,"
+            " or leave it out"
+        )
+    return NetworkMethod(found[scale], engine, precision)
