@@ -13,7 +13,7 @@ import typer
 from superfine.errors import MissingExtraError, UsageError
 from superfine.train.listener import Listener, Moment
 
-__all__ = ["export", "train"]
+__all__ = ["export", "need", "train"]
 
 _NEEDED = ("lightning_fabric", "onnx", "onnxscript", "pydantic", "torch")
 
@@ -69,7 +69,7 @@ def train(
         raise UsageError("--data is missing: the folder that holds the pictures")
     if output is not None and source is None:
         raise UsageError("-o goes with --from; a trained run is written by: superfine export RUN -o model.onnx")
-    _need("training")
+    need("training")
     # Pictures are decoded and degraded beside the network: more threads there would only take its cores.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")
     from superfine.train.config import read_recipe
@@ -129,7 +129,7 @@ def export(
     named = [test.partition("=") for test in tests or ()]
     if wrong := [name for name, _, folder in named if not folder]:
         raise UsageError(f"--test {wrong[0]}: want NAME=FOLDER, as in Set5=test/Set5")
-    _need("export")
+    need("export")
     from dataclasses import asdict
 
     from superfine.train.export import export_run
@@ -141,7 +141,8 @@ def export(
     )
 
 
-def _need(purpose: str) -> None:
+def need(purpose: str) -> None:
+    """Raise MissingExtraError where the extra `train` isn't installed."""
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         raise MissingExtraError(purpose, "train")
 

@@ -32,8 +32,10 @@ __all__ = [
     "cores",
     "cpu_features",
     "engine_state",
+    "first_line",
     "load_model",
     "open_engine",
+    "silent_openvino",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -98,7 +100,7 @@ class OpenVINOEngine:
     """A network on the CPU by OpenVINO: bf16 where the CPU has it natively, else fp32."""
 
     def __init__(self, model: Model, precision: Precision = "auto", threads: int | None = None) -> None:
-        ov = _openvino()
+        ov = silent_openvino()
         self.scale, self.halo = model.card.scale, model.card.halo
         self.multiple_of, self.frames = model.card.multiple_of, model.card.frames
         self.model = model
@@ -110,7 +112,7 @@ class OpenVINOEngine:
         try:
             self._graph = _core().read_model(model.content, b"")
         except RuntimeError as error:
-            raise ModelError(f"{model.source}: OpenVINO can't read it: {_first_line(error)}") from error
+            raise ModelError(f"{model.source}: OpenVINO can't read it: {first_line(error)}") from error
         # Where convolutions are in 8 bits already, bf16 would only round what is left, and not alike in every tile.
         in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
         self.precision = "bf16" if native and precision != "fp32" and not in_8_bits else "fp32"
@@ -150,7 +152,7 @@ class OpenVINOEngine:
         try:
             request.infer({0: np.ascontiguousarray(pixels)}, share_inputs=True)
         except RuntimeError as error:
-            raise _memory_or(error, EngineError(f"{self.model.card.name}: OpenVINO: {_first_line(error)}")) from error
+            raise _memory_or(error, EngineError(f"{self.model.card.name}: OpenVINO: {first_line(error)}")) from error
         # The output's memory is the request's own and is used again: the caller gets a copy.
         made: Array = request.get_output_tensor(0).data
         _check_made(self.model, pixels.shape, made.shape)
@@ -211,7 +213,7 @@ class OnnxRuntimeEngine:
         try:
             self._session = runtime.InferenceSession(model.content, options, providers=[provider])
         except Exception as error:
-            raise ModelError(f"{model.source}: ONNX Runtime can't load it: {_first_line(error)}") from error
+            raise ModelError(f"{model.source}: ONNX Runtime can't load it: {first_line(error)}") from error
         if self._session.get_providers()[0] != provider:
             raise EngineError(f"ONNX Runtime fell back from {provider} to {self._session.get_providers()[0]}")
         self.name = f"ONNX Runtime {runtime.__version__}, {provider.removesuffix('ExecutionProvider')}"
@@ -237,7 +239,7 @@ class OnnxRuntimeEngine:
             output: Array = self._session.run(None, {self._input: planes})[0]
         except Exception as error:
             raise _memory_or(
-                error, EngineError(f"{self.model.card.name}: ONNX Runtime: {_first_line(error)}")
+                error, EngineError(f"{self.model.card.name}: ONNX Runtime: {first_line(error)}")
             ) from error
         enlarged = np.ascontiguousarray(output.transpose(0, 2, 3, 1))  # (1, scale*h, scale*w, 3)
         _check_made(self.model, unit.shape, enlarged.shape)
@@ -365,7 +367,7 @@ def _around(graph: Any, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> 
     moves four times the data; a second output is the sum of all that becomes
     levels, which is finite only where all of it is.
     """
-    ov = _openvino()
+    ov = silent_openvino()
     from openvino import opset13 as op
 
     rows, cols = (-1, -1) if shape is None else shape[1:3]
@@ -410,12 +412,13 @@ def _levels(op: Any, unit: Any) -> Any:
 
 @cache
 def _core() -> Any:
-    return _openvino().Core()
+    return silent_openvino().Core()
 
 
 @cache
-def _openvino() -> Any:
-    # Importing openvino tells its maker so, over the network, where this package is there; without it, it stays silent.
+def silent_openvino() -> Any:
+    """The module openvino, imported without a word to its maker."""
+    # Importing it tells so, over the network, where this package is there; without it, it stays silent.
     kept = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
@@ -441,9 +444,10 @@ def _memory_or(error: BaseException, other: Exception) -> BaseException:
     short = any(
         word in text for word in ("bad_alloc", "bad alloc", "out of memory", "failed to allocate", "could not allocate")
     )
-    return MemoryError(_first_line(error)) if short else other
+    return MemoryError(first_line(error)) if short else other
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a runtime's error says, without its trace of source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

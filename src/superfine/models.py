@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from superfine.classical.resample import KERNELS
 from superfine.errors import ModelError, UsageError
+from superfine.protobuf import protobuf_fields
 
 __all__ = [
     "CLASSICAL",
@@ -24,6 +25,7 @@ __all__ = [
     "card_to_text",
     "families",
     "find_model",
+    "has_card",
     "list_models",
     "read_model",
 ]
@@ -33,6 +35,7 @@ MATLAB = "matlab-bicubic"
 #: Models that need no network; they enlarge by any factor.
 CLASSICAL = (*KERNELS, MATLAB)
 
+_CARD = "superfine"  # the key of the card in the file's metadata
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 
 
@@ -124,29 +127,41 @@ def family(card: Card) -> str:
 
 def read_model(path: Path) -> Model:
     """Read and check a model file. Raises ModelError where it is no ONNX file or its card is missing or wrong."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such model file") from error
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read: {error.strerror}") from error
-    return _checked(content, str(path))
+    return _checked(_read(path), str(path))
+
+
+def has_card(path: Path) -> bool:
+    """Whether an ONNX file has a card of superfine, right or wrong. Raises ModelError as `read_model`."""
+    return _CARD in _metadata_of(_read(path), str(path))
 
 
 def _checked(content: bytes, source: str) -> Model:
-    try:
-        metadata = dict(_metadata(content))
-    except (IndexError, UnicodeDecodeError, ValueError) as error:
-        raise ModelError(f"{source}: not an ONNX file, or cut off") from error
-    if "superfine" not in metadata:
+    metadata = _metadata_of(content, source)
+    if _CARD not in metadata:
         raise ModelError(
             f"{source}: has no superfine card, so its scale and halo aren't known; export it with superfine"
         )
     try:
-        given = json.loads(metadata["superfine"])
+        given = json.loads(metadata[_CARD])
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{source}: its card is not JSON: {error}") from error
     return Model(_card(given, source), content, source)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such model file") from error
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _metadata_of(content: bytes, source: str) -> dict[str, str]:
+    try:
+        return dict(_metadata(content))
+    except (IndexError, UnicodeDecodeError, ValueError) as error:
+        raise ModelError(f"{source}: not an ONNX file, or cut off") from error
 
 
 def _card(given: Any, source: str) -> Card:
@@ -181,10 +196,10 @@ def _card(given: Any, source: str) -> Card:
 def _metadata(content: bytes) -> Iterator[tuple[str, str]]:
     """Keys and values of ModelProto.metadata_props. Source: protobuf encoding, onnx.proto."""
     seen = False
-    for number, value in _fields(content):
+    for number, value in protobuf_fields(content):
         seen = seen or number in (1, 7)  # ir_version or graph: without either it's another kind of file
         if number == _METADATA_PROPS and isinstance(value, bytes):
-            entry = dict(_fields(value))
+            entry = dict(protobuf_fields(value))
             yield _text(entry.get(1)), _text(entry.get(2))
     if not seen:
         raise ValueError("no graph")
@@ -194,37 +209,3 @@ def _text(value: int | bytes | None) -> str:
     if not isinstance(value, bytes):
         raise ValueError("not a string")
     return value.decode("utf-8")
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of one protobuf message; raises ValueError or IndexError where it's broken."""
-    place = 0
-    while place < len(content):
-        tag, place = _varint(content, place)
-        match tag & 7:
-            case 0:
-                value, place = _varint(content, place)
-                yield tag >> 3, value
-            case 2:
-                length, place = _varint(content, place)
-                if length > len(content) - place:
-                    raise ValueError("a length beyond the file")
-                yield tag >> 3, content[place : place + length]
-                place += length
-            case 1 | 5 as kind:
-                place += 8 if kind == 1 else 4
-                if place > len(content):
-                    raise ValueError("a number beyond the file")
-            case kind:
-                raise ValueError(f"wire type {kind}")
-
-
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = content[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise ValueError("a number of more than ten bytes")

@@ -3,25 +3,30 @@
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from superfine.color import limited_luma, to_unit
-from superfine.engine import cores
+from superfine.engine import Precision, cores
 from superfine.errors import ShapeError, SuperfineError, UsageError
-from superfine.evaluate.methods import BASELINES, ClassicalMethod, Method
+from superfine.evaluate.methods import BASELINES, ClassicalMethod, Method, open_method
 from superfine.evaluate.metrics import crop_border, psnr_of, squared_error, ssim
-from superfine.evaluate.pairs import Dataset, Pair
+from superfine.evaluate.pairs import Dataset, Pair, open_dataset
+from superfine.evaluate.peers import Colour, ValueRange, open_foreign_onnx, open_opencv
 from superfine.evaluate.record import AS_IS, Evaluation, Failure, Figures, Measurement, Row
 from superfine.evaluate.usage import machine, peak_memory
+from superfine.models import has_card, list_models
 
-__all__ = ["Distance", "Listener", "benchmark", "judge", "protocol"]
+__all__ = ["Distance", "Listener", "benchmark", "evaluate_path", "judge", "protocol"]
 
 Bytes = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.floating]
@@ -127,6 +132,9 @@ def benchmark(
     scales = {entry.name: entry.scale for entry in datasets} | {method.name: method.scale for method in methods}
     if wrong := [name for name, each in scales.items() if each != scale]:
         raise UsageError(f"{wrong[0]} is for x{scales[wrong[0]]}, not x{scale}; judge one scale at a time")
+    for kind, names in (("folders", [entry.name for entry in datasets]), ("models", [each.name for each in methods])):
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"two {kind} are called {twice[0]!r}, and a table can't tell them apart; give one of them")
     given = {method.name for method in methods}
     everyone: list[Method] = [ClassicalMethod(name, scale) for name in BASELINES if name not in given]
     everyone += methods
@@ -145,6 +153,59 @@ def benchmark(
         measurements=tuple(run.measurements),
         failures=tuple(run.failures),
     )
+
+
+def evaluate_path(
+    folders: Path | str | Sequence[Path | str],
+    models: Sequence[str | Method] | None = None,
+    *,
+    scale: int = 2,
+    reduction: str = "matlab-bicubic",
+    distances: Sequence[Distance] = (),
+    foreign_colour: Colour | None = None,
+    foreign_range: ValueRange | None = None,
+    engine: str = "openvino",
+    precision: Precision = "auto",
+    listener: Listener | None = None,
+) -> Evaluation:
+    """Judge models on folders of pictures; what `superfine evaluate` does.
+
+    folders: each of HR pictures, of HR and LR, or of same-size pairs, in any layout of `layouts`.
+    models: shipped networks or families, .onnx files, OpenCV's .pb files, classical methods, or anything
+    that is a `Method`; every shipped network of the scale by default. reduction: the rule of `pairs.REDUCTIONS` that
+    makes LR where there is none. foreign_colour, foreign_range: what .onnx files without a card want; found by a
+    test where not given. A picture that can't be judged is in `failures` and stops nothing. Raises UsageError,
+    SourceError (a folder), ModelError, EngineError where nothing can be judged at all.
+    """
+    given = [folders] if isinstance(folders, (Path, str)) else list(folders)
+    datasets = [open_dataset(Path(folder), scale, reduction=reduction) for folder in given]
+    known = Counter(dataset.name for dataset in datasets)
+    datasets = [
+        replace(dataset, name=str(folder)) if known[dataset.name] > 1 else dataset
+        for dataset, folder in zip(datasets, given, strict=True)
+    ]
+    names: Sequence[str | Method] = [m.card.name for m in list_models() if m.card.scale == scale]
+    methods = [
+        _opened(model, scale, foreign_colour, foreign_range, engine, precision) if isinstance(model, str) else model
+        for model in (names if models is None else models)
+    ]
+    return benchmark(datasets, methods, distances=distances, listener=listener)
+
+
+def _opened(
+    name: str,
+    scale: int,
+    colour: Colour | None,
+    span: ValueRange | None,
+    engine: str,
+    precision: Precision,
+) -> Method:
+    path = Path(name)
+    if path.suffix.lower() == ".pb":
+        return open_opencv(path, scale)
+    if path.suffix.lower() == ".onnx" and not has_card(path):
+        return open_foreign_onnx(path, scale, colour=colour, span=span)
+    return open_method(name, scale, engine=engine, precision=precision)
 
 
 class _Run:

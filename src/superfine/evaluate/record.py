@@ -14,7 +14,7 @@ __all__ = ["AS_IS", "Evaluation", "Failure", "Figures", "Measurement", "Row", "r
 
 #: The row of same-size pairs that shows LR unchanged.
 AS_IS: Final = "LR as it is"
-_KINDS: Final = {"picture": "measurements", "row": "rows", "failure": "failures"}
+_KINDS: Final = {"row": "rows", "failure": "failures", "picture": "measurements"}
 
 
 @dataclass(frozen=True, kw_only=True)

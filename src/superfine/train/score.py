@@ -1,24 +1,29 @@
 """How good a net is on whole pictures: PSNR and SSIM as the papers report them."""
 
+import hashlib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from superfine.color import limited_luma, to_unit
+from superfine.color import limited_luma, to_kind, to_unit
 from superfine.engine import Engine
-from superfine.errors import TrainingError
+from superfine.errors import ModelError, TrainingError
 from superfine.evaluate.methods import enlarged
 from superfine.evaluate.metrics import crop_border, psnr, ssim
 from superfine.evaluate.pairs import Pair
 from superfine.train.listener import Score
-from superfine.train.nets import NetCard
+from superfine.train.nets import NETS, NetCard
 from superfine.train.nets.layers import Net
+from superfine.train.pretrained import load_pretrained
 
-__all__ = ["TorchEngine", "score"]
+__all__ = ["RunMethod", "TorchEngine", "open_run", "score"]
 
 Array = npt.NDArray[np.generic]
+Bytes = npt.NDArray[np.uint8]
 
 
 class TorchEngine:
@@ -37,6 +42,36 @@ class TorchEngine:
         self.net.train()
         result: Array = np.moveaxis(output, 0, 2)
         return result
+
+
+class RunMethod:
+    """A training run, judged like any method: its averaged weights in torch, fp32."""
+
+    def __init__(self, path: Path) -> None:
+        pretrained = load_pretrained(str(path))
+        net = pretrained.build()
+        self.name, self.scale = path.name if path.is_dir() else path.parent.name, net.scale
+        self.engine, self.precision = f"torch {torch.__version__}, CPU", "fp32"
+        self.sha256 = hashlib.sha256(Path(pretrained.source).read_bytes()).hexdigest()
+        self.parameters = sum(weight.numel() for weight in pretrained.weights.values())
+        self.notes: tuple[str, ...] = ()
+        self._engine = TorchEngine(net, NETS[pretrained.net])
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        """(h, w, 3) uint8 -> (scale*h, scale*w, 3) uint8."""
+        large: Any = enlarged(self._engine, to_unit(pixels))
+        return np.asarray(to_kind(large, np.dtype(np.uint8)), np.uint8)
+
+
+def open_run(path: Path, scale: int) -> RunMethod:
+    """The newest state of a run's folder, or a state file, as a method.
+
+    Raises TrainingError where it is none, ModelError where it enlarges by another factor.
+    """
+    method = RunMethod(path)
+    if method.scale != scale:
+        raise ModelError(f"{path}: enlarges x{method.scale}, not x{scale}; give it --scale {method.scale}")
+    return method
 
 
 def score(engine: Engine, pairs: Iterable[Pair], *, tile: int = 384) -> Score:
