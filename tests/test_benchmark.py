@@ -11,7 +11,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from memory import measured
 from superfine.classical.resample import matlab_resize, resize
 from superfine.errors import EngineError, ModelError, ShapeError, UsageError
-from superfine.evaluate.benchmark import Listener, benchmark, evaluate_path, judge
+from superfine.evaluate.benchmark import benchmark, evaluate_path, judge
+from superfine.evaluate.listener import Listener
 from superfine.evaluate.methods import BASELINES, ClassicalMethod, open_method
 from superfine.evaluate.pairs import open_dataset
 from superfine.evaluate.record import AS_IS
@@ -231,6 +232,16 @@ def test_wrong_wishes(photos, tmp_path):
         evaluate_path(photos, [str(tmp_path / "gone.onnx")])
     with pytest.raises(ShapeError, match=r"output \(4, 4, 3\) and target \(6, 6, 3\)"):
         judge(np.zeros((4, 4, 3), np.uint8), np.zeros((6, 6, 3), np.uint8), 1)
+
+
+def test_networks_of_one_name_are_told_apart(photos, tmp_path):
+    import superfine
+
+    (model,) = (model for model in superfine.list_models() if model.card.name == "fast-x2")
+    (tmp_path / "newer.onnx").write_bytes(model.content)
+    found = evaluate_path(photos, ["fast", str(tmp_path / "newer.onnx")])
+    figures = {row.model: row.psnr_y for row in found.rows}
+    assert figures["fast-x2"] == figures["newer.onnx"]
 
 
 def test_folders_of_one_name_are_told_apart(photos, tmp_path):

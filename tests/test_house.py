@@ -117,7 +117,8 @@ def test_core_begins_with_base_dependencies_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_import_is_declared(name: str) -> None:
-    optional = EXTRAS["train"] if name not in CORE else EXTRAS["gpu"] | EXTRAS["heif"] | EXTRAS["peers"]
+    extras = ("convert", "gpu", "heif", "peers") if name in CORE else ("train",)
+    optional = set().union(*(EXTRAS[extra] for extra in extras))
     if name == "superfine.train.distances":
         optional = optional | {"dists-pytorch", "lpips"}  # the user's own: their weights come from elsewhere
     assert foreign(imports(tree(FILES[name]).body, deep=True)) <= BASE | optional

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from superfine.errors import SourceError
-from superfine.evaluate.record import Evaluation, Failure, Measurement, Row, regressions
+from superfine.evaluate.evaluation import Evaluation
+from superfine.evaluate.record import Failure, Measurement, Row, regressions
 
 ROW = Row(
     dataset="Set5",

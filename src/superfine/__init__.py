@@ -3,7 +3,13 @@
 import superfine
 large = superfine.upscale("photo.jpg", 2)            # an array
 superfine.upscale_path("photos", "large")            # files: tree, metadata, alpha, resume
+superfine.compare("photo.jpg").save("c.html")        # methods side by side
+superfine.evaluate_path("Set5", ["fast", "best"])    # PSNR and SSIM, with their protocol
+superfine.inspect("photo.jpg")                       # blur, noise, JPEG, earlier enlargement
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from superfine.engine import Engine, load_model
 from superfine.errors import (
@@ -24,8 +30,11 @@ from superfine.upscale import Progress, Report, Result, upscale, upscale_path
 
 __all__ = [
     "Card",
+    "Comparison",
     "Engine",
     "EngineError",
+    "Evaluation",
+    "Inspection",
     "Job",
     "MissingExtraError",
     "Model",
@@ -40,6 +49,9 @@ __all__ = [
     "TooLargeError",
     "TrainingError",
     "UsageError",
+    "compare",
+    "evaluate_path",
+    "inspect",
     "list_models",
     "load_model",
     "upscale",
@@ -47,7 +59,29 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+# Judging takes a tenth of a second to import: it waits until somebody asks for it.
+_LATER = {
+    "Comparison": "superfine.evaluate.compare",
+    "Evaluation": "superfine.evaluate.evaluation",
+    "Inspection": "superfine.inspection",
+    "compare": "superfine.evaluate.compare",
+    "evaluate_path": "superfine.evaluate.benchmark",
+    "inspect": "superfine.inspection",
+}
+if TYPE_CHECKING:
+    from superfine.evaluate.benchmark import evaluate_path
+    from superfine.evaluate.compare import Comparison, compare
+    from superfine.evaluate.evaluation import Evaluation
+    from superfine.inspection import Inspection, inspect
+
+
+def __dir__() -> list[str]:
+    return [name for name in {*globals(), *_LATER} if name not in ("Any", "TYPE_CHECKING", "import_module")]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     if name == "__version__":
         from importlib.metadata import version
 

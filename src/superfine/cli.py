@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_train
+from superfine import cli_judge, cli_train
 from superfine.errors import SuperfineError, UsageError
 
 __all__ = ["app", "main"]
@@ -36,6 +36,21 @@ app.command(
 )(cli_train.train)
 app.command("export", epilog="Examples:  superfine export runs/espcn-x2 -o espcn-x2.onnx --test Set5=test/Set5")(
     cli_train.export
+)
+
+app.command(
+    "evaluate",
+    epilog="Examples:  superfine evaluate Set5 Set14 --models fast,best --report r.html   |"
+    "   superfine evaluate photos --scale 4 --out now.jsonl   |"
+    "   superfine evaluate photos --models mine.onnx --baseline before.jsonl",
+)(cli_judge.evaluate)
+app.command(
+    "compare",
+    epilog="Examples:  superfine compare photo.jpg   |"
+    "   superfine compare face.jpg --models nearest,bilinear,three-layer -o face.html",
+)(cli_judge.compare)
+app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
+    cli_judge.inspect
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]

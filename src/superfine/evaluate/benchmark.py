@@ -18,15 +18,17 @@ import numpy.typing as npt
 from superfine.color import limited_luma, to_unit
 from superfine.engine import Precision, cores
 from superfine.errors import ShapeError, SuperfineError, UsageError
+from superfine.evaluate.evaluation import Evaluation
+from superfine.evaluate.listener import Listener
 from superfine.evaluate.methods import BASELINES, ClassicalMethod, Method, open_method
 from superfine.evaluate.metrics import crop_border, psnr_of, squared_error, ssim
 from superfine.evaluate.pairs import Dataset, Pair, open_dataset
 from superfine.evaluate.peers import Colour, ValueRange, open_foreign_onnx, open_opencv
-from superfine.evaluate.record import AS_IS, Evaluation, Failure, Figures, Measurement, Row
+from superfine.evaluate.record import AS_IS, Failure, Figures, Measurement, Row
 from superfine.evaluate.usage import machine, peak_memory
 from superfine.models import has_card, list_models
 
-__all__ = ["Distance", "Listener", "benchmark", "evaluate_path", "judge", "protocol"]
+__all__ = ["Distance", "benchmark", "evaluate_path", "judge", "open_datasets", "open_methods", "protocol"]
 
 Bytes = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.floating]
@@ -45,19 +47,6 @@ class Distance(Protocol):
     def __call__(self, output: npt.NDArray[np.float32], target: npt.NDArray[np.float32]) -> float:
         """Of two (H, W, 3) pictures in 0..1."""
         ...
-
-
-class Listener:
-    """Hears how far an evaluation is; this one says nothing."""
-
-    def begin(self, steps: int) -> None:
-        """So many enlargements are to come."""
-
-    def step(self, picture: str, model: str) -> None:
-        """One of them is done."""
-
-    def warn(self, text: str) -> None:
-        """What a person should know."""
 
 
 class Compared(NamedTuple):
@@ -177,35 +166,54 @@ def evaluate_path(
     test where not given. A picture that can't be judged is in `failures` and stops nothing. Raises UsageError,
     SourceError (a folder), ModelError, EngineError where nothing can be judged at all.
     """
-    given = [folders] if isinstance(folders, (Path, str)) else list(folders)
-    datasets = [open_dataset(Path(folder), scale, reduction=reduction) for folder in given]
-    known = Counter(dataset.name for dataset in datasets)
-    datasets = [
-        replace(dataset, name=str(folder)) if known[dataset.name] > 1 else dataset
-        for dataset, folder in zip(datasets, given, strict=True)
-    ]
-    names: Sequence[str | Method] = [m.card.name for m in list_models() if m.card.scale == scale]
-    methods = [
-        _opened(model, scale, foreign_colour, foreign_range, engine, precision) if isinstance(model, str) else model
-        for model in (names if models is None else models)
-    ]
+    methods = open_methods(
+        models, scale, foreign_colour=foreign_colour, foreign_range=foreign_range, engine=engine, precision=precision
+    )
+    given = [folders] if isinstance(folders, (Path, str)) else folders
+    datasets = open_datasets(given, scale, reduction=reduction)
     return benchmark(datasets, methods, distances=distances, listener=listener)
 
 
-def _opened(
-    name: str,
+def open_datasets(
+    folders: Sequence[Path | str], scale: int, *, reduction: str = "matlab-bicubic"
+) -> tuple[Dataset, ...]:
+    """`pairs.open_dataset` of each folder; those of one name are called by their paths."""
+    datasets = [open_dataset(Path(folder), scale, reduction=reduction) for folder in folders]
+    known = Counter(dataset.name for dataset in datasets)
+    return tuple(
+        replace(dataset, name=str(folder)) if known[dataset.name] > 1 else dataset
+        for dataset, folder in zip(datasets, folders, strict=True)
+    )
+
+
+def open_methods(
+    models: Sequence[str | Method] | None,
     scale: int,
-    colour: Colour | None,
-    span: ValueRange | None,
-    engine: str,
-    precision: Precision,
-) -> Method:
-    path = Path(name)
-    if path.suffix.lower() == ".pb":
-        return open_opencv(path, scale)
-    if path.suffix.lower() == ".onnx" and not has_card(path):
-        return open_foreign_onnx(path, scale, colour=colour, span=span)
-    return open_method(name, scale, engine=engine, precision=precision)
+    *,
+    foreign_colour: Colour | None = None,
+    foreign_range: ValueRange | None = None,
+    engine: str = "openvino",
+    precision: Precision = "auto",
+) -> tuple[Method, ...]:
+    """Methods by their names, as `evaluate_path` takes them; None is every shipped network of the scale."""
+    names: Sequence[str | Method] = (
+        [model.card.name for model in list_models() if model.card.scale == scale] if models is None else models
+    )
+    opened: list[Method] = []
+    for name in names:
+        if not isinstance(name, str):
+            opened.append(name)
+        elif (path := Path(name)).suffix.lower() == ".pb":
+            opened.append(open_opencv(path, scale))
+        elif path.suffix.lower() == ".onnx" and not has_card(path):
+            opened.append(open_foreign_onnx(path, scale, colour=foreign_colour, span=foreign_range))
+        else:
+            opened.append(open_method(name, scale, engine=engine, precision=precision))
+    known = Counter(method.name for method in opened)
+    for name, method in zip(names, opened, strict=True):
+        if known[method.name] > 1 and isinstance(name, str) and Path(name).suffix:
+            method.name = Path(name).name  # two files may hold networks of one name: an old and a new training
+    return tuple(opened)
 
 
 class _Run:

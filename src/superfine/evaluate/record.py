@@ -1,20 +1,14 @@
-"""What an evaluation found: figures with their protocol, in lines of JSON that a later one can be held against."""
+"""Figures with their protocol: of one picture, of a data set, and whether they have fallen since."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Final, Self
+from dataclasses import dataclass, field
+from typing import Final
 
-from superfine.atomic import written_whole
-from superfine.errors import SourceError
-
-__all__ = ["AS_IS", "Evaluation", "Failure", "Figures", "Measurement", "Row", "regressions"]
+__all__ = ["AS_IS", "Failure", "Figures", "Measurement", "Row", "regressions"]
 
 #: The row of same-size pairs that shows LR unchanged.
 AS_IS: Final = "LR as it is"
-_KINDS: Final = {"row": "rows", "failure": "failures", "picture": "measurements"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,55 +74,6 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """All that one run measured, and on what."""
-
-    version: str
-    date: str
-    machine: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = ()
-    measurements: tuple[Measurement, ...] = ()
-    failures: tuple[Failure, ...] = ()
-
-    def save(self, path: Path) -> None:
-        """Write lines of JSON: the run, then rows, failures and pictures. Raises OutputError."""
-        head = {"version": self.version, "date": self.date, "machine": dict(self.machine), "notes": list(self.notes)}
-        lines = [{"kind": "evaluation", **head}]
-        for kind, name in _KINDS.items():
-            lines += [{"kind": kind, **asdict(entry)} for entry in getattr(self, name)]
-        with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote. Raises SourceError with the line that is wrong."""
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
-        types: dict[str, Any] = {"picture": Measurement, "row": Row, "failure": Failure}
-        facts: dict[str, Any] = {}
-        found: dict[str, list[Any]] = {name: [] for name in _KINDS.values()}
-        for number, line in enumerate(lines, 1):
-            try:
-                given = json.loads(line)
-                kind = given.pop("kind")
-                if kind == "evaluation":
-                    facts = {**given, "notes": tuple(given["notes"])}
-                else:
-                    found[_KINDS[kind]].append(_read(types[kind], given))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise SourceError(
-                    f"{path}: line {number} is none of an evaluation: {error}; give a file that --out wrote"
-                ) from error
-        try:
-            return cls(**facts | {name: tuple(entries) for name, entries in found.items()})
-        except TypeError as error:
-            raise SourceError(f"{path}: isn't an evaluation; give a file that --out wrote") from error
-
-
 def regressions(
     now: Sequence[Row], before: Sequence[Row], *, decibels: float = 0.02, ssim: float = 0.0005
 ) -> tuple[list[str], list[str]]:
@@ -158,24 +103,3 @@ def regressions(
 
 def _key(row: Row) -> tuple[object, ...]:
     return row.dataset, row.model, row.scale, row.pictures, row.protocol_y, row.protocol_rgb
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither infinity nor NaN: the one is written as "inf", the other as null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value
-
-
-def _read(kind: Any, given: dict[str, Any]) -> Any:
-    numbers = {entry.name for entry in fields(kind) if entry.type is float}
-    for name in numbers:
-        value = given[name]
-        if not (value is None or value in ("inf", "-inf") or type(value) in (int, float)):
-            raise ValueError(f"{name} is {value!r}")
-        given[name] = math.nan if value is None else float(value)
-    if "distances" in given:
-        given["distances"] = {key: math.nan if v is None else float(v) for key, v in given["distances"].items()}
-    return kind(**given)

@@ -1,0 +1,1 @@
+"""What a picture went through, from its pixels alone; no torch."""

@@ -1,0 +1,130 @@
+"""The doors to judging: what is said, what is written, with which exit status."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+from typer.testing import CliRunner
+
+from superfine.cli import app, main
+from superfine.errors import SourceError, UsageError
+from superfine.evaluate.evaluation import Evaluation
+
+run = CliRunner().invoke
+PHOTO = np.ascontiguousarray(data.astronaut()[60:130, 180:270])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(PHOTO).save(folder / "a.png")
+    return folder
+
+
+def test_a_table_with_its_protocol(photos):
+    done = run(app, ["evaluate", str(photos), "--models", "fast,matlab-bicubic"])
+    assert done.exit_code == 0
+    assert "Y601-limited, crop 2, matlab-bicubic" in done.stdout
+    for name in ("nearest", "bilinear", "bicubic", "lanczos", "matlab-bicubic", "fast-x2"):
+        assert f"\n{name} " in done.stdout
+
+
+def test_every_shipped_network_is_the_default(photos):
+    lines = run(app, ["evaluate", str(photos), "--scale", "3", "--json"]).stdout.splitlines()
+    rows = [json.loads(line) for line in lines if json.loads(line)["kind"] == "row"]
+    assert {"fast-x3", "fast-int8-x3", "balanced-x3", "best-x3"} <= {row["model"] for row in rows}
+
+
+def test_the_files_that_are_asked_for(photos, tmp_path):
+    out, report = tmp_path / "r.jsonl", tmp_path / "r.html"
+    done = run(app, ["evaluate", str(photos), "--models", "fast", "--out", str(out), "--report", str(report)])
+    assert done.exit_code == 0
+    assert {row.model for row in Evaluation.load(out).rows} >= {"fast-x2", "bicubic"}
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_gate_is_an_exit_status(photos, tmp_path):
+    out = tmp_path / "r.jsonl"
+    arguments = ["evaluate", str(photos), "--models", "bicubic"]
+    assert run(app, [*arguments, "--out", str(out)]).exit_code == 0
+    same = run(app, [*arguments, "--baseline", str(out)])
+    assert (same.exit_code, "0 figures fell" in same.stderr) == (0, True)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "row" and line["model"] == "bicubic":
+            line["psnr_y"] += 0.05
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fallen = run(app, [*arguments, "--baseline", str(out)])
+    assert fallen.exit_code == 1
+    assert "fallen: photos x2, bicubic: PSNR of y fell from" in fallen.stderr
+    assert run(app, [*arguments, "--baseline", str(out), "--tolerance", "0.1"]).exit_code == 0
+    with pytest.raises(UsageError, match="holds nothing like what was judged now, such as photos x2"):
+        run(app, [*arguments, "--scale", "4", "--baseline", str(out)], catch_exceptions=False)
+
+
+def test_what_cannot_be_judged_is_named_and_1(photos):
+    (photos / "broken.png").write_bytes(b"no picture")
+    done = run(app, ["evaluate", str(photos), "--models", "bicubic"])
+    assert done.exit_code == 1
+    assert f"failed: {photos / 'broken.png'}: " in done.stderr
+    assert "1 picture" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--models", "fast,,best"], UsageError, "--models 'fast,,best': a name is empty"),
+        (["--models", "nope"], UsageError, "no model 'nope'"),
+        (["--lr", "box"], UsageError, "no rule 'box'"),
+        (["--baseline", "nowhere.jsonl"], SourceError, "nowhere.jsonl: can't be read"),
+        (["--distances", "beauty"], UsageError, "no distance 'beauty'"),
+    ],
+)
+def test_wrong_wishes_stop_before_the_work(photos, arguments, error, words):
+    with pytest.raises(error, match=words):
+        run(app, ["evaluate", str(photos), *arguments], catch_exceptions=False)
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["superfine", "evaluate", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert "holds no picture to judge by at scale 2" in said
+    assert said.count("\n") == 1
+
+
+def test_a_comparison_is_one_page(photos, tmp_path):
+    page = tmp_path / "c.html"
+    done = run(app, ["compare", str(photos / "a.png"), "--models", "nearest,fast", "-o", str(page)])
+    assert (done.exit_code, done.stdout) == (0, f"{page}: nearest, fast-x2\n")
+    text = page.read_text(encoding="utf-8")
+    assert "nearest" in text
+    assert "fast-x2" in text
+    beside = run(app, ["compare", str(photos / "a.png"), "--models", "nearest,bilinear", "--json"])
+    assert (photos / "a_compared.html").exists()
+    assert [json.loads(line)["name"] for line in beside.stdout.splitlines()] == ["nearest", "bilinear"]
+
+
+def test_a_comparison_with_the_original(photos, tmp_path):
+    Image.fromarray(PHOTO[::2, ::2]).save(tmp_path / "small.png")
+    arguments = ["compare", str(tmp_path / "small.png"), "--models", "nearest,bilinear", "--json"]
+    lines = run(app, [*arguments, "--reference", str(photos / "a.png")]).stdout.splitlines()
+    assert [json.loads(line)["psnr_y"] > 15 for line in lines] == [True, True]
+    with pytest.raises(UsageError, match="is 90 x 70, the results are 180 x 140"):
+        run(app, ["compare", str(photos / "a.png"), "--reference", str(photos / "a.png")], catch_exceptions=False)
+
+
+def test_inspect_says_what_a_picture_is(photos):
+    (photos / "broken.png").write_bytes(b"no picture")
+    done = run(app, ["inspect", str(photos / "a.png"), str(photos / "broken.png")])
+    assert done.exit_code == 1
+    assert "90 x 70" in done.stdout
+    assert f"failed: {photos / 'broken.png'}" in done.stderr
+    found = json.loads(run(app, ["inspect", str(photos / "a.png"), "--json"]).stdout)
+    assert (found["size"], found["model"] in ("balanced", "photo")) == ([70, 90], True)
