@@ -103,6 +103,18 @@ def test_patches_are_cut_from_matlabs_reduction_of_the_whole(tmp_path, scale, sh
         )
 
 
+def test_a_folder_can_be_drawn_from_more_often(photos, tmp_path):
+    """Three times as often as its pixels alone would have it; the others as often as each other."""
+    wanted = config(often={"b": 3}, batch=4000)
+    pictures = open_data(wanted, photos, tmp_path).train
+    drawn = np.bincount(data._drawn_places(pictures, 7, 1, wanted.stages[0])[0], minlength=len(pictures))
+    area = pictures.table[:, 1] * pictures.table[:, 2]
+    share = area * np.where([name.startswith("b/") for name in pictures.names], 3, 1)
+    expected = 4000 * share / share.sum()
+    assert np.abs(drawn - expected).max() < 5 * np.sqrt(expected.max())
+    assert drawn[[name.startswith("b/") for name in pictures.names]].sum() > 4000 * 0.6
+
+
 def test_luma_and_rgb_see_the_same(photos, tmp_path):
     pictures = open_data(config(), photos, tmp_path).train
     colour, luma = (batch_at(pictures, config(net=net), 3) for net in ("in colour", "in luma"))

@@ -49,6 +49,8 @@ class DataConfig(_Table):
     """Below the data root that the command names. Known layouts are recognised by name."""
     sizes: dict[str, tuple[Annotated[float, Field(gt=0, le=1)], ...]] = {}
     """Folder -> the sizes at which its pictures are used, 1.0 where none is given."""
+    often: dict[str, PositiveInt] = {}
+    """Folder -> how many times as often its pixels are drawn; all pixels alike where none is given."""
     hold_out: dict[str, PositiveInt] = {}
     """Folder -> how many of its pictures, the last by name, are for validation only."""
     validation: Share = 0.0
@@ -62,7 +64,7 @@ class DataConfig(_Table):
 
     @model_validator(mode="after")
     def _folders_are_named(self) -> "DataConfig":
-        for key, table in (("sizes", self.sizes), ("hold_out", self.hold_out)):
+        for key, table in (("sizes", self.sizes), ("often", self.often), ("hold_out", self.hold_out)):
             if strange := sorted(set(table) - set(self.folders)):
                 raise ValueError(f"{key} speaks of {', '.join(strange)}, which is not among the folders")
         if self.validation + self.test >= 1:

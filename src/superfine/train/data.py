@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -86,6 +86,8 @@ class Pictures:
     """(pictures, 4): where the large one begins, in pixels; rows and columns of the small one; where that begins, or
     -1 where it is made of the large one."""
     scale: int
+    often: Whole
+    """(pictures,): how many times each counts when patches are drawn."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -97,8 +99,8 @@ class Pictures:
 
     @cached_property
     def ends(self) -> Whole:
-        """Where each picture's share of all small pixels ends."""
-        return np.cumsum(self.table[:, 1] * self.table[:, 2])
+        """Where each picture's share of all small pixels ends, each pixel counted `often`."""
+        return np.cumsum(self.table[:, 1] * self.table[:, 2] * self.often)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
@@ -265,7 +267,7 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
         say(f"decoding {sum(map(len, sides[:3]))} pictures, once")
         index = _write_pictures(config, sides, run, key)
     flat = torch.from_file(str(run / "pictures.u8"), shared=False, size=index["bytes"], dtype=torch.uint8)
-    data = Data(*(_pictures(index[part], flat, config.scale) for part in get_args(Part)))
+    data = Data(*(_pictures(index[part], flat, config) for part in get_args(Part)))
     lost = [f"{name} ({reason})" for name, reason in index["skipped"]]
     say(
         f"{len(data.train)} pictures, {data.train.megapixels:.0f} Mpx for training,"
@@ -283,9 +285,17 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     return data
 
 
-def _pictures(rows: list[list[Any]], flat: torch.Tensor, scale: int) -> Pictures:
+def _pictures(rows: list[list[Any]], flat: torch.Tensor, config: TrainConfig) -> Pictures:
     table = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4)
-    return Pictures(flat, tuple(row[0] for row in rows), table, scale)
+    names = tuple(row[0] for row in rows)
+    often = np.array([config.data.often.get(_folder_of(name, config.data.often), 1) for name in names], np.int64)
+    return Pictures(flat, names, table, config.scale, often)
+
+
+def _folder_of(name: str, folders: Iterable[str]) -> str:
+    """The innermost of the folders that a picture's name lies in; empty where none does."""
+    above = [folder for folder in folders if PurePosixPath(name).is_relative_to(folder)]
+    return max(above, key=len, default="")
 
 
 def _least(config: TrainConfig) -> int:
@@ -340,8 +350,8 @@ def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> d
 
 def _sizes(source: Source, config: TrainConfig) -> tuple[float, ...]:
     """The sizes that the nearest folder gives; a pair is used as it was taken."""
-    above = [folder for folder in config.data.sizes if PurePosixPath(source.name).is_relative_to(PurePosixPath(folder))]
-    return config.data.sizes[max(above, key=len)] if above and source.small is None else (1.0,)
+    sizes = config.data.sizes.get(_folder_of(source.name, config.data.sizes), (1.0,))
+    return sizes if source.small is None else (1.0,)
 
 
 def _write_source(
