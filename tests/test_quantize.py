@@ -224,3 +224,9 @@ def test_the_door_writes_a_card(float_model, photo, tmp_path, capsys):
     without_white = quantize(float_model.content, [matlab_resize(photo[:80, :80], (40, 40))])
     for name, value in constants(without_white).items():
         np.testing.assert_array_equal(constants(made.read_bytes())[name], value, "the held out picture was looked at")
+
+
+@pytest.mark.parametrize("run", [("openvino", "auto"), ("onnxruntime", "auto")], ids="-".join)
+def test_an_8_bit_file_says_so(run):
+    (model,) = find_model("fast-int8-x2")
+    assert open_engine(model, *run).precision_for(np.dtype(np.uint8)) == "int8"

@@ -70,8 +70,8 @@ class NetworkEngine(Engine, Protocol):
     name: str
     """The runtime and the device really in use, with the version."""
 
-    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
-        """What the network runs in for pixels of this dtype."""
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32", "int8"]:
+        """What the network runs in for pixels of this dtype; int8 where its convolutions are in 8 bits."""
         ...
 
     def __call__(self, pixels: Array) -> Array:
@@ -114,8 +114,8 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise ModelError(f"{model.source}: OpenVINO can't read it: {first_line(error)}") from error
         # Where convolutions are in 8 bits already, bf16 would only round what is left, and not alike in every tile.
-        in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
-        self.precision = "bf16" if native and precision != "fp32" and not in_8_bits else "fp32"
+        self._in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
+        self.precision = "bf16" if native and precision != "fp32" and not self._in_8_bits else "fp32"
         _check_ports(
             model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs]
         )
@@ -126,7 +126,10 @@ class OpenVINOEngine:
         # Requests own their memory: two threads with one engine take turns.
         self._lock = threading.Lock()
 
-    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32", "int8"]:
+        return "int8" if self._in_8_bits else self._float_for(dtype)
+
+    def _float_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:
         """fp32 for more than 8 bits where the network has no fp32 end: bf16 would lose their lower half."""
         deep = dtype != np.uint8 and not self.model.card.fp32_end
         return "bf16" if self.precision == "bf16" and not deep else "fp32"
@@ -140,7 +143,7 @@ class OpenVINOEngine:
             if not np.isfinite(total):
                 raise EngineError(_NOT_FINITE.format(self.model.card.name))
             return output
-        first = self.precision_for(pixels.dtype)
+        first = self._float_for(pixels.dtype)
         return _in_kind(self.model, lambda unit, precision: self._infer(unit, precision)[0], pixels, first)
 
     def _infer(self, pixels: Array, precision: str) -> tuple[Array, float]:
@@ -225,9 +228,8 @@ class OnnxRuntimeEngine:
         _check_ports(model, *sides)
         self._input = inputs[0].name
 
-    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32"]:  # noqa: ARG002 - the protocol's
-        """Always fp32."""
-        return "fp32"
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32", "int8"]:  # noqa: ARG002 - the protocol's
+        return "int8" if b"QuantizeLinear" in self.model.content else "fp32"
 
     def __call__(self, pixels: Array) -> Array:
         _check_given(pixels)

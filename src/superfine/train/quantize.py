@@ -223,7 +223,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = (test.partition("=") for test in given.test)
     if tests := {name: open_dataset(Path(folder), card.scale) for name, _, folder in named}:
         was, card = measured(model, tests).psnr, measured(Model(card, content, str(given.output)), tests)
-        card = replace(card, protocol=f"{card.protocol.rpartition(', ')[0]}, int8")
     with written_whole(given.output) as part:
         part.write_bytes(with_card(content, card))
     reached = ", ".join(f"{name} {card.psnr[name]:.3f} dB (was {before:.3f})" for name, before in was.items())
