@@ -1,0 +1,1 @@
+"""Networks that others trained, in the formats that they keep them in."""
