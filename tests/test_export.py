@@ -10,12 +10,16 @@ from PIL import Image
 
 from superfine.classical.resample import matlab_resize
 from superfine.engine import open_engine
-from superfine.errors import SourceError, TrainingError
+from superfine.errors import ModelError, SourceError, TrainingError
+from superfine.evaluate.benchmark import benchmark
+from superfine.evaluate.pairs import open_dataset
 from superfine.models import read_model
 from superfine.train import state
 from superfine.train.config import to_config
 from superfine.train.export import export, export_run, new_card
+from superfine.train.nets import NETS
 from superfine.train.pretrained import STATE, build, load_pretrained
+from superfine.train.score import TorchEngine, open_run, score
 
 RECIPE = """
 net = "residual-32x8"
@@ -45,6 +49,19 @@ def pairs(tmp_path):
     Image.fromarray(large).save(folder / "a_HR.png")
     Image.fromarray(matlab_resize(large, (20, 24))).save(folder / "a_LR.png")
     return folder
+
+
+def test_a_run_is_judged_like_any_method(run, pairs):
+    method = open_run(run, 2)
+    dataset = open_dataset(pairs, 2)
+    row = next(row for row in benchmark([dataset], [method]).rows if row.model == "mine")
+    net = load_pretrained(str(run)).build()
+    in_float = score(TorchEngine(net, NETS["residual-32x8"]), [dataset.pair(0)])
+    assert row.psnr_y == pytest.approx(in_float.psnr, abs=0.02)  # 8 bits against none
+    assert row.engine.startswith("torch ")
+    assert (len(row.sha256), row.parameters) == (64, 150_020)
+    with pytest.raises(ModelError, match="mine: enlarges x2, not x3; give it --scale 2"):
+        open_run(run, 3)
 
 
 @pytest.mark.slow

@@ -62,7 +62,9 @@ def test_against_numpy(name):
     made = LOSSES[name](output, target)
     assert made.shape == ()
     assert made.dtype == torch.float64
-    assert float(made) == pytest.approx(WITNESS[name](output.numpy(), target.numpy()), rel=1e-9)
+    # The witness of SSIM is computed in float32.
+    wanted = WITNESS[name](output.numpy(), target.numpy())
+    assert float(made) == pytest.approx(wanted, rel=1e-6 if name == "ssim" else 1e-9)
 
 
 @each_loss
