@@ -1,6 +1,8 @@
 """The doors to judging: what is said, what is written, with which exit status."""
 
 import json
+import os
+import re
 import sys
 
 import numpy as np
@@ -10,7 +12,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from superfine.cli import app, main
-from superfine.errors import SourceError, UsageError
+from superfine.errors import OutputError, SourceError, UsageError
 from superfine.evaluate.evaluation import Evaluation
 
 run = CliRunner().invoke
@@ -52,7 +54,8 @@ def test_the_gate_is_an_exit_status(photos, tmp_path):
     arguments = ["evaluate", str(photos), "--models", "bicubic"]
     assert run(app, [*arguments, "--out", str(out)]).exit_code == 0
     same = run(app, [*arguments, "--baseline", str(out)])
-    assert (same.exit_code, "0 figures fell" in same.stderr) == (0, True)
+    assert same.exit_code == 0
+    assert f"rows compared with {out}: 4; figures that fell by more than 0.02 dB or 0.0005 of SSIM: 0" in same.stderr
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     for line in lines:
         if line["kind"] == "row" and line["model"] == "bicubic":
@@ -60,9 +63,9 @@ def test_the_gate_is_an_exit_status(photos, tmp_path):
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     fallen = run(app, [*arguments, "--baseline", str(out)])
     assert fallen.exit_code == 1
-    assert "fallen: photos x2, bicubic: PSNR of y fell from" in fallen.stderr
+    assert "fallen: photos x2, bicubic: PSNR of Y fell from" in fallen.stderr
     assert run(app, [*arguments, "--baseline", str(out), "--tolerance", "0.1"]).exit_code == 0
-    with pytest.raises(UsageError, match="holds nothing like what was judged now, such as photos x2"):
+    with pytest.raises(UsageError, match="holds nothing like what was judged now, such as photos x4, nearest"):
         run(app, [*arguments, "--scale", "4", "--baseline", str(out)], catch_exceptions=False)
 
 
@@ -72,6 +75,45 @@ def test_what_cannot_be_judged_is_named_and_1(photos):
     assert done.exit_code == 1
     assert f"failed: {photos / 'broken.png'}: " in done.stderr
     assert "1 picture" in done.stdout
+
+
+def test_a_model_that_nothing_guards_is_named(photos, tmp_path):
+    out = tmp_path / "r.jsonl"
+    arguments = ["evaluate", str(photos), "--baseline", str(out), "--models"]
+    assert run(app, ["evaluate", str(photos), "--models", "matlab-bicubic", "--out", str(out)]).exit_code == 0
+    both = run(app, [*arguments, "matlab-bicubic,fast"])
+    assert both.exit_code == 0
+    assert "judged now, not in the baseline: photos x2, fast-x2 (1 pictures; " in both.stderr
+    with pytest.raises(UsageError, match="holds nothing like what was judged now, such as photos x2, fast-x2"):
+        run(app, [*arguments, "fast"], catch_exceptions=False)
+
+
+def test_names_that_no_encoding_knows(photos, tmp_path):
+    (photos / "a.png").rename(os.fsdecode(os.fsencode(photos) + b"/gr\xfc\x1b.png"))
+    out, report = tmp_path / "r.jsonl", tmp_path / "r.html"
+    done = run(app, ["evaluate", str(photos), "--models", "bicubic", "--out", str(out), "--report", str(report)])
+    assert done.exit_code == 0
+    assert Evaluation.load(out).measurements[0].picture == "gr\udcfc\x1b.png"
+    assert report.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "no/such/r.jsonl"], "there is no folder no/such; make it first"),
+        (["--out", "a.png"], "a.png: give it a name that ends in .jsonl"),
+        (["--report", "r.jsonl"], "r.jsonl: give it a name that ends in .html"),
+        (["--tolerance", "nan"], "--tolerance nan is no tolerance"),
+        (["--scale", "0"], "--scale 0 is outside 1 to 16"),
+        (["--scale", "-2"], "--scale -2 is outside 1 to 16"),
+        (["--scale", "1"], "at scale 1 LR would be HR itself; give --lr degraded, or same-size pairs"),
+        (["--precision", "fp8"], "no precision 'fp8'; there are auto, bf16, fp32"),
+    ],
+)
+def test_what_cannot_be_written_or_judged_is_said_first(photos, arguments, words, monkeypatch):
+    monkeypatch.setattr("superfine.evaluate.benchmark.benchmark", lambda *given, **named: pytest.fail("it began"))
+    with pytest.raises((UsageError, OutputError), match=re.escape(words)):
+        run(app, ["evaluate", str(photos), "--models", "fast", *arguments], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +149,17 @@ def test_a_comparison_is_one_page(photos, tmp_path):
     assert "nearest" in text
     assert "fast-x2" in text
     beside = run(app, ["compare", str(photos / "a.png"), "--models", "nearest,bilinear", "--json"])
-    assert (photos / "a_compared.html").exists()
+    assert (photos / "a_x2_compared.html").exists()
     assert [json.loads(line)["name"] for line in beside.stdout.splitlines()] == ["nearest", "bilinear"]
+
+
+def test_a_page_that_is_there_is_kept(photos, tmp_path):
+    arguments = ["compare", str(photos / "a.png"), "--models", "nearest,bilinear", "-o", str(tmp_path / "c.html")]
+    (tmp_path / "c.html").write_text("mine")
+    with pytest.raises(OutputError, match=r"c\.html: exists already; replace it with --overwrite"):
+        run(app, arguments, catch_exceptions=False)
+    assert run(app, [*arguments, "--overwrite"]).exit_code == 0
+    assert (tmp_path / "c.html").read_text(encoding="utf-8") != "mine"
 
 
 def test_a_comparison_with_the_original(photos, tmp_path):

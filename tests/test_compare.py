@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 from superfine.classical.resample import matlab_resize
-from superfine.errors import OutputError, ShapeError, SourceError, UsageError
+from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
 from superfine.evaluate import compare as module
 from superfine.evaluate.compare import (
     colour_map,
@@ -30,7 +31,7 @@ from superfine.evaluate.compare import (
     most_different,
 )
 from superfine.evaluate.methods import open_method
-from superfine.evaluate.page import escape, html_number, number, page
+from superfine.evaluate.page import best_of, escape, html_number, is_best, number, page
 from superfine.models import list_models
 
 HOSTILE = "\"><img src=x onerror=alert(1)>'&.png"
@@ -98,6 +99,12 @@ def pixels_of(uri):
 
 def crop(rows=60, cols=80):
     return np.ascontiguousarray(data.astronaut()[:rows, 180 : 180 + cols])
+
+
+def runs_of(found):
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", line) for line in re.findall(r"<tr>(.*?)</tr>", found.html())]
+    place = next(row for row in rows if "runs" in row).index("runs")
+    return {row[0]: row[place] for row in rows if row[0] in [output.name for output in found.outputs]}
 
 
 def by_pairs(outputs, spot):
@@ -217,15 +224,27 @@ def test_an_exact_result_is_identical():
     assert len(cells) == 4  # PSNR and SSIM of Y and of RGB
 
 
+def test_nothing_is_best_where_all_are_alike():
+    small = crop(20, 24)
+    same = Fake("the same", 2, squares)
+    text = compare(small, [SQUARES, same], reference=squares(small)).html()
+    assert 'class="best"' not in text
+    assert "marks the best" not in text
+
+
 def test_time_is_the_median_of_three_after_a_first(monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 10.1, 20.0, 20.3, 30.0, 30.2, *(float(tick) for tick in range(100, 900))])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     found = compare(crop(8, 8), [SQUARES, BRIGHTER])
     assert found.outputs[0].seconds == pytest.approx(0.2)
     assert found.outputs[1].seconds == 1.0
+    assert [output.runs for output in found.outputs] == [3, 3]
+    assert runs_of(found) == {"squares": "3", "brighter": "3"}
     slow = iter([0.0, 11.0, 20.0, 31.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(slow))
-    assert compare(crop(8, 8), [SQUARES, BRIGHTER]).outputs[0].seconds == 11.0
+    found = compare(crop(8, 8), [SQUARES, BRIGHTER])
+    assert (found.outputs[0].seconds, found.outputs[0].facts()["runs"]) == (11.0, 0)
+    assert runs_of(found) == {"squares": "first", "brighter": "first"}
 
 
 def test_the_page_carries_the_very_pixels():
@@ -241,6 +260,15 @@ def test_the_page_carries_the_very_pixels():
     facts = json.loads(html.texts["script"][0])
     assert (facts["rows"], facts["cols"], facts["whole"]) == (120, 160, True)
     assert pixels_of(images[-1]["src"]).tolist()[0][0] == colour_map()[0].tolist()  # the exact one has no difference
+
+
+def test_maps_of_small_pictures_are_made_of_squares():
+    found = compare(crop(8, 8), [SQUARES, BRIGHTER, "bicubic"])
+    shown = pixels_of(Found(found.html()).all("img")[-1]["src"])
+    assert shown.shape == (800, 800, 3)
+    blocks = shown.reshape(16, 50, 16, 50, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    assert len(np.unique(blocks[:, 0, :, 0].reshape(-1, 3), axis=0)) > 3
 
 
 def test_large_pictures_are_reduced_and_their_crops_are_not(monkeypatch):
@@ -324,6 +352,34 @@ def test_default_models_are_those_of_the_scale():
     assert default_models(5) == ("nearest", "bicubic")
 
 
+def test_networks_that_the_scale_lacks_are_named():
+    assert compare(crop(8, 8), scale=2).notes == ()
+    found = compare(crop(8, 8), scale=3)
+    assert found.notes == ("compared by default, but not there for x3: photo (only x2, x4)",)
+    assert found.notes[0] in found.html()
+    (note,) = compare(crop(4, 4), scale=8).notes
+    assert all(name in note for name in ("x8", "fast (only x2, x3, x4)", "balanced", "photo"))
+    assert compare(crop(8, 8), ["nearest", "lanczos"], scale=8).notes == ()
+
+
+def test_transparency_is_laid_on_white_and_said(tmp_path):
+    levels = np.dstack([crop(8, 8), np.full((8, 8), 0, np.uint8)])
+    Image.fromarray(levels).save(tmp_path / "<clear>.png")
+    Image.fromarray(crop(8, 8)).save(tmp_path / "solid.png")
+    clear = compare(tmp_path / "<clear>.png", [SQUARES, BRIGHTER])
+    assert (clear.outputs[0].pixels == 255).all()
+    assert clear.notes == ("<clear>.png: its transparency was laid on white",)
+    assert "&lt;clear&gt;.png: its transparency was laid on white" in clear.html()
+    assert compare(tmp_path / "solid.png", [SQUARES, BRIGHTER]).notes == ()
+
+
+def test_engine_and_precision_are_handed_on():
+    whole = compare(crop(8, 8), ["bicubic", "fast"], precision="fp32").outputs[1]
+    assert whole.precision == "fp32"
+    with pytest.raises(SuperfineError, match="onnxruntim"):
+        compare(crop(8, 8), ["bicubic", "fast"], engine="onnxruntim")
+
+
 def test_networks_bring_their_facts():
     found = compare(crop(24, 24), ["bicubic", "fast"], scale=3)
     network = found.outputs[1]
@@ -363,6 +419,10 @@ def test_wrong_calls_say_the_way_out(tmp_path):
         compare(picture, [SQUARES, Fake("odd", 2, lambda pixels: pixels[:3, :3])])
     with pytest.raises(SourceError, match="missing"):
         compare(tmp_path / "missing.png")
+    with pytest.raises(UsageError, match=r"--scale 100 is over 16; give one from 1 to 16"):
+        compare(tmp_path / "missing.png", scale=100)
+    with pytest.raises(UsageError, match=r"--scale 0 is under 1; give one from 1 to 16"):
+        compare(tmp_path / "missing.png", scale=0)
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path):
@@ -402,6 +462,18 @@ def test_numbers():
     assert number(float("-inf"), 2) == "-∞"
     assert html_number(float("inf"), 2) == '<abbr title="identical">∞</abbr>'
     assert html_number(37.249, 2) == "37.25"
+
+
+def test_the_best_of_a_column():
+    assert best_of([3.0, math.nan, 5.0], 2) == 5
+    assert best_of([3.0, math.inf], 2) == math.inf
+    assert best_of([3.0, 5.0], 2, better=-1) == 3
+    assert math.isnan(best_of([3.001, 3.002], 2))
+    assert math.isnan(best_of([math.nan, 3.0], 2))
+    assert math.isnan(best_of([], 2))
+    assert is_best(3.001, 3.002, 2)
+    assert not is_best(3.001, 3.002, 3)
+    assert not is_best(math.nan, math.nan, 2)
 
 
 def test_page_files_lie_in_the_package():

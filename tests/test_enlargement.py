@@ -1,5 +1,6 @@
 """Earlier enlargement, against Pillow's and SciPy's resampling."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,29 @@ def test_frequencies_of_something_else_are_left_out() -> None:
     found = find_enlargement([plane], without=[0.125, 0.25, 0.375, 0.5])
     assert found is not None
     assert abs(found.factor - 2) > 0.02
+
+
+@pytest.mark.parametrize("size", [(160, 120), (120, 160)])
+def test_frequencies_left_out_are_wider_in_small_windows(size: tuple[int, int]) -> None:
+    """JPEG's rhythm of 8 pixels is a hundredth of a cycle wide in a window of 100."""
+    file = io.BytesIO()
+    Image.fromarray(PHOTOS["coffee"]).resize(size, Image.Resampling.BOX).save(file, "JPEG", quality=30)
+    plane = np.asarray(Image.open(file)).astype(np.float32)
+    loud = find_enlargement([plane])
+    quiet = find_enlargement([plane], without=[place / 8 for place in range(1, 5)])
+    assert loud is not None
+    assert quiet is not None
+    assert loud.line > 20
+    assert quiet.line < 8
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("factor", [2, 4])
+def test_nearest_neighbour_by_whole_numbers(name: str, factor: int) -> None:
+    plane, _ = enlarged(PHOTOS[name], factor, Image.Resampling.NEAREST)
+    found = find_enlargement([plane])
+    assert found is not None
+    assert found.factor == pytest.approx(factor, rel=0.01)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (63, 400), (64, 64), (200, 100)])

@@ -40,6 +40,14 @@ NOTHING = Estimates(
 )
 
 
+UNKNOWN = Estimates(
+    NoiseEstimate(None, None, False, None, "too few"),
+    JpegEstimate(None, None, False, False, None, "too few"),
+    EnlargementEstimate(None, False, None, "too few"),
+    BlurEstimate(None, None, None, None, None, False, None, "too few"),
+)
+
+
 def saved(path: Path, pixels: Any = PHOTO, **options: Any) -> Path:
     Image.fromarray(pixels).save(path, **options)
     return path
@@ -96,12 +104,39 @@ def test_it_goes_through_json(tmp_path: Path) -> None:
 def test_it_reads_as_text(tmp_path: Path) -> None:
     lines = str(inspect(saved(tmp_path / "a.jpg", quality=70))).splitlines()
     assert lines[0] == f"{tmp_path / 'a.jpg'}: JPEG, 330 x 340, 8 bits, RGB, no profile, lossy"
-    assert [line.split()[0] for line in lines[1:]] == ["noise", "tables", "JPEG", "enlarged", "blur", "advice"]
-    assert lines[2] == lines[3].replace("JPEG  ", "tables") == "  tables   quality 70, blocks begin at x 0, y 0 (sure)"
+    assert [line.split()[0] for line in lines[1:]] == ["file", "noise", "enlarged", "blur", "advice"]
+    assert lines[1] == "  file     saved as JPEG quality 70"
     assert lines[-1].startswith("  advice   --model photo --scale 4: photo since it's damaged: a JPEG of quality 70")
     tiny = str(inspect(saved(tmp_path / "tiny.png", np.zeros((3, 2, 4), np.uint8))))
     assert "alpha" in tiny
-    assert tiny.count("unknown (unsure: ") == 3
+    assert tiny.count(" unknown: ") == 4
+
+
+def test_text_is_plain_and_json_keeps_the_reasons(tmp_path: Path) -> None:
+    """What a photographer reads, against what a program gets."""
+    soft = inspect(saved(tmp_path / "soft.png", blurred(1.5)))
+    assert "\n  before   no trace of a JPEG (sure)\n" in str(soft)
+    assert "\n  enlarged unknown: soft pictures can hide it\n" in str(soft)
+    reason = soft.to_json()["estimates"]["enlargement"]["reason"]
+    assert reason == "no rhythm, but a soft picture may have been enlarged without one"
+    small = inspect(saved(tmp_path / "small.png", PHOTO[:40, :40]))
+    assert "\n  blur     unknown: too small to tell\n" in str(small)
+    assert small.estimates.blur.reason == "smaller than 64 pixels, it shows too little"
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[31mb\x07.png", "a\r\u202eb.png", "a\x85\u2028b.png"])
+def test_names_can_not_speak_to_the_terminal(tmp_path: Path, name: str) -> None:
+    found = inspect(saved(tmp_path / "a.png"))
+    lines = str(replace(found, path=Path(name), notes=("x\ny",))).splitlines()
+    assert len(lines) == 6
+    assert "".join(lines).isprintable()
+    assert "x\\ny" in lines[0]
+    assert replace(found, path=Path(name)).to_json()["path"] == name
+
+
+def test_names_that_are_no_unicode_can_be_printed(tmp_path: Path) -> None:
+    found = replace(inspect(saved(tmp_path / "a.png")), path=Path("a\udcff.png"))
+    assert str(found).encode("utf-8").startswith(b"a\\udcff.png: PNG")
 
 
 # ---- errors
@@ -110,6 +145,9 @@ def test_it_reads_as_text(tmp_path: Path) -> None:
 def test_bad_files_and_large_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"none\.png: there is no such file"):
         inspect(tmp_path / "none.png")
+    with pytest.raises(SourceError, match=r": is a folder; name its pictures, as .*\*\.jpg$") as caught:
+        inspect(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(SourceError, match=r"text\.jpg: not a picture"):
         inspect(tmp_path / "text.jpg")
@@ -196,6 +234,40 @@ def test_noise_of_a_photograph(sigma: float) -> None:
     assert found.luma == pytest.approx(sigma * np.linalg.norm([0.299, 0.587, 0.114]), rel=0.15)
 
 
+def test_a_jpeg_that_was_a_worse_one(tmp_path: Path) -> None:
+    once = np.asarray(Image.open(saved(tmp_path / "once.jpg", quality=20)))
+    twice = inspect(saved(tmp_path / "twice.jpg", once, quality=95))
+    assert twice.jpeg_tables is not None
+    assert (twice.jpeg_tables.quality, twice.estimates.jpeg.quality) == (95, 20)
+    assert twice.why == "photo since it's damaged: was a JPEG of quality 20 before"
+    assert "\n  file     saved as JPEG quality 95\n  before   was a JPEG of quality 20 earlier (sure)\n" in str(twice)
+    fine = inspect(saved(tmp_path / "fine.jpg", once, quality=97))
+    assert fine.why == "photo since it's damaged: was a JPEG of quality 20 before"
+    plain = inspect(saved(tmp_path / "plain.png", once))
+    assert "\n  before   was a JPEG of quality 20 earlier (sure)\n" in str(plain)
+
+
+@pytest.mark.parametrize("quality", [30, 60, 92])
+def test_noise_of_a_small_jpeg_is_unsure(tmp_path: Path, quality: int) -> None:
+    """Its pixels are too few to show the grid, but its tables are known."""
+    small = np.asarray(Image.fromarray(PHOTO).resize((160, 120), Image.Resampling.BOX))
+    found = inspect(saved(tmp_path / "a.jpg", small, quality=quality))
+    assert not found.estimates.noise.sure
+    assert "JPEG" in found.estimates.noise.reason
+    assert inspect(saved(tmp_path / "fine.jpg", small, quality=100)).estimates.noise.reason != (
+        found.estimates.noise.reason
+    )
+
+
+@pytest.mark.parametrize("size", [(160, 120), (100, 100)])
+@pytest.mark.parametrize("quality", [30, 60])
+def test_the_grid_of_a_small_jpeg_is_no_enlargement(tmp_path: Path, size: tuple[int, int], quality: int) -> None:
+    for part in (data.astronaut(), data.coffee()):
+        small = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BOX))
+        found = inspect(saved(tmp_path / "a.jpg", small, quality=quality)).estimates.enlargement
+        assert found.factor == 1
+
+
 def test_an_unaligned_crop_that_was_a_jpeg() -> None:
     file = io.BytesIO()
     Image.fromarray(PHOTO).save(file, "JPEG", quality=65)
@@ -231,6 +303,27 @@ def test_a_blurred_photograph() -> None:
     assert found.sigma == pytest.approx(np.sqrt(1.2 * 2.4), rel=0.2)
 
 
+def blurred(sigma: float, pixels: Any = PHOTO) -> Any:
+    soft = np.stack([gaussian_filter(pixels[..., each].astype(float), sigma) for each in range(3)], axis=2)
+    return np.rint(soft).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+def test_more_blur_never_gets_better_advice(name: str) -> None:
+    photo = getattr(data, name)()[:400, :400]
+    for sigma in (1.5, 3, 5, 10, 20):
+        model, _, why = recommend(inspect_pixels(blurred(sigma, photo)), size=(400, 400), lossless=True)
+        assert model == "photo", sigma
+        assert "blur" in why
+
+
+def test_blur_that_is_too_wide_says_so(tmp_path: Path) -> None:
+    found = inspect(saved(tmp_path / "a.png", blurred(5)))
+    assert not found.estimates.blur.sure
+    assert found.why == "photo since it's damaged: blurred wider than can be measured"
+    assert "\n  blur     wider than can be measured, about 3.6 px or more\n" in str(found)
+
+
 def test_the_photograph_itself_is_clean() -> None:
     found = inspect_pixels(PHOTO)
     assert found.jpeg.quality is None
@@ -255,6 +348,48 @@ def test_windows_of_a_large_picture_keep_the_grid(tmp_path: Path) -> None:
 def test_a_clean_picture_gets_balanced() -> None:
     assert recommend(NOTHING, size=(900, 600), lossless=True) == ("balanced", 2, "balanced since nothing shows damage")
     assert recommend(NOTHING, size=(400, 512), lossless=True)[1] == 4
+
+
+@pytest.mark.parametrize("side", [1, 8])
+def test_where_nothing_is_known_nothing_is_promised(tmp_path: Path, side: int) -> None:
+    found = inspect(saved(tmp_path / "a.png", PHOTO[:side, :side]))
+    assert (found.model, found.why) == ("balanced", "balanced since nothing could be judged")
+    assert "\n  before   unknown: " in str(found)
+    assert recommend(UNKNOWN, size=(1, 1), lossless=True)[2] == "balanced since nothing could be judged"
+    partly = replace(UNKNOWN, noise=NOTHING.noise)
+    assert recommend(partly, size=(1, 1), lossless=True)[2] == "balanced since what could be judged shows no damage"
+
+
+def test_the_lowest_sure_quality_is_named() -> None:
+    def why(pixels: JpegEstimate, tables: JpegEstimate | None, lossless: bool = False) -> str:
+        return recommend(replace(NOTHING, jpeg=pixels), size=(9, 9), lossless=lossless, tables=tables)[2]
+
+    def file(quality: int, error: float = 0.0) -> JpegEstimate:
+        return JpegEstimate(quality, (0, 0), error == 0, True, error, "")
+
+    earlier = JpegEstimate(80, (3, 5), True, True, 1.0, "")
+    assert why(earlier, file(95)).endswith(": was a JPEG of quality 80 before")
+    assert why(earlier, file(60)).endswith(": a JPEG of quality 60")
+    assert why(earlier, file(80)).endswith(": a JPEG of quality 80")
+    assert why(earlier, file(83, error=3.0)).endswith(": a JPEG of quality 83 or so")
+    assert why(replace(earlier, sure=False), file(95)).endswith(": a JPEG of quality 95")
+    assert why(replace(earlier, quality=97), None).endswith(": stored with loss")
+    assert why(replace(earlier, quality=97), None, lossless=True) == "balanced since nothing shows damage"
+
+
+def test_unsure_blur_counts_only_where_it_is_wide() -> None:
+    few = "the picture has too few clear edges and too little texture"
+    for sigma, error, reason, model in (
+        (4.2, 0.1, "wider than can be measured", "photo"),
+        (3.1, 0.5, few, "photo"),
+        (1.5, 0.4, few, "balanced"),
+        (2.5, 2.0, few, "balanced"),
+        (4.2, 0.1, "noise hides it", "balanced"),
+    ):
+        wide = replace(NOTHING, blur=BlurEstimate(sigma, sigma, sigma, 0.0, False, False, error, reason))
+        assert recommend(wide, size=(900, 600), lossless=True)[0] == model
+        enlarged = replace(wide, enlargement=EnlargementEstimate(8.0, True, 0.1, ""))
+        assert recommend(enlarged, size=(900, 600), lossless=True)[0] == "balanced"
 
 
 @pytest.mark.parametrize(
@@ -285,7 +420,7 @@ def test_an_enlarged_picture_is_to_be_reduced_first() -> None:
     before = replace(NOTHING, enlargement=EnlargementEstimate(2.0, True, 0.02, ""))
     _, scale, why = recommend(before, size=(900, 600), lossless=True)
     assert scale == 4
-    assert "enlarged 2.00 times before, so make it 300x450 first" in why
+    assert why.endswith("it was enlarged 2.00 times before, so reduce it to 300x450 first, in any image editor")
 
 
 # ---- ICC

@@ -81,7 +81,7 @@ def test_grey_alpha_and_16_bits_become_rgb_of_8(tmp_path):
     Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     clear = np.dstack([PHOTO, np.zeros(PHOTO.shape[:2], np.uint8)])
     write(tmp_path / "clear.png", clear)
-    dataset = open_dataset(tmp_path, 1)
+    dataset = open_dataset(tmp_path, 1, reduction="degraded")
     pairs = {source.name: dataset.pair(place) for place, source in enumerate(dataset.sources)}
     grey = np.repeat(PHOTO[..., :1], 3, axis=2)
     np.testing.assert_array_equal(pairs["grey.png"].large, grey)
@@ -93,7 +93,9 @@ def test_folders_that_hold_nothing(tmp_path):
     with pytest.raises(SourceError, match="nowhere: there is no such folder"):
         open_dataset(tmp_path / "nowhere", 2)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(SourceError, match="holds no picture to judge by at scale 2; 1 other files lie there"):
+    with pytest.raises(
+        SourceError, match="holds no picture to judge by at scale 2; 1 files are left out: not a picture"
+    ):
         open_dataset(tmp_path, 2)
     write(tmp_path / "a_LR.png", PHOTO)
     with pytest.raises(SourceError, match=r"a_LR\.png: its large partner is missing"):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from superfine.errors import SourceError
+from superfine.errors import SourceError, UsageError
 from superfine.evaluate.evaluation import Evaluation
 from superfine.evaluate.record import Failure, Measurement, Row, regressions
 
@@ -84,8 +84,9 @@ def test_lines_are_strict_json_that_anyone_can_read(tmp_path):
         ("{}", "line 1 is none of an evaluation"),
         ("nonsense", "line 1 is none of an evaluation"),
         ('{"kind": "row", "psnr_y": "high"}', "line 1 is none of an evaluation"),
-        ("[1]", "line 1 is none of an evaluation"),
-        ("", "isn't an evaluation; give a file that --out wrote"),
+        ('{"kind": "evaluation", "date": "today"}', "lacks version, machine"),
+        ("[1, 2]", "line 1 is none of an evaluation by this version of superfine"),
+        ("", "is empty or cut off; give a file that --out wrote"),
     ],
 )
 def test_files_that_are_no_evaluation(tmp_path, text, words):
@@ -96,47 +97,77 @@ def test_files_that_are_no_evaluation(tmp_path, text, words):
         Evaluation.load(tmp_path / "nowhere")
 
 
-def test_a_figure_of_the_wrong_kind_is_refused(tmp_path):
+def stored(tmp_path):
     FOUND.save(tmp_path / "r.jsonl")
-    text = (tmp_path / "r.jsonl").read_text().replace('"psnr_y": 37.26', '"psnr_y": "good"')
-    (tmp_path / "r.jsonl").write_text(text)
-    with pytest.raises(SourceError, match="line 2 is none of an evaluation: psnr_y is 'good'"):
+    return (tmp_path / "r.jsonl").read_text()
+
+
+def test_a_figure_of_the_wrong_kind_is_refused(tmp_path):
+    (tmp_path / "r.jsonl").write_text(stored(tmp_path).replace('"psnr_y": 37.26', '"psnr_y": "good"'))
+    with pytest.raises(SourceError, match="line 2 is none of an evaluation .*psnr_y is 'good'"):
         Evaluation.load(tmp_path / "r.jsonl")
 
 
+def test_a_file_that_was_cut_off_is_refused(tmp_path):
+    lines = stored(tmp_path).splitlines(keepends=True)
+    for count in range(1, len(lines)):
+        (tmp_path / "r.jsonl").write_text("".join(lines[:count]))
+        with pytest.raises(SourceError, match="is empty or cut off"):
+            Evaluation.load(tmp_path / "r.jsonl")
+
+
+def test_files_of_other_versions(tmp_path):
+    """What a later one adds is left out; what an earlier one lacks is named."""
+    text = stored(tmp_path)
+    (tmp_path / "r.jsonl").write_text(text.replace('"psnr_y": 37.26', '"beauty": 3, "psnr_y": 37.26'))
+    assert Evaluation.load(tmp_path / "r.jsonl") == FOUND
+    (tmp_path / "r.jsonl").write_text(text.replace('"pooled_y": 37.1, ', ""))
+    with pytest.raises(SourceError, match=r"line 2 .*\(lacks pooled_y\)"):
+        Evaluation.load(tmp_path / "r.jsonl")
+
+
+def test_names_that_no_encoding_knows(tmp_path):
+    strange = dataclasses.replace(FOUND, failures=(Failure(name="gr\udcfc\u2028.png", reason="damaged"),))
+    strange.save(tmp_path / "r.jsonl")
+    assert Evaluation.load(tmp_path / "r.jsonl") == strange
+
+
 def test_the_gate_lets_pass_what_is_within_the_tolerance():
-    assert regressions([changed(psnr_y=37.241, ssim_y=0.9576)], [ROW]) == ([], [])
-    assert regressions([changed(psnr_y=39)], [ROW]) == ([], [])
+    for figures in ({"psnr_y": 37.241, "ssim_y": 0.9576}, {"psnr_y": 39.0}):
+        assert regressions([changed(**figures)], [ROW]) == ([], 1, [], [])
 
 
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ({"psnr_y": 37.239}, "Set5 x2, fast-x2: PSNR of y fell from 37.2600 to 37.2390 (Y601-limited"),
-        ({"pooled_rgb": 34.0}, "pooled of rgb fell from 34.7000 to 34.0000 (RGB, crop 2"),
-        ({"ssim_y": 0.957}, "SSIM of y fell from 0.9580 to 0.9570"),
-        ({"psnr_rgb": math.nan}, "PSNR of rgb fell from 34.9000 to nan"),
+        ({"psnr_y": 37.239}, "Set5 x2, fast-x2: PSNR of Y fell from 37.2600 to 37.2390 (Y601-limited"),
+        ({"pooled_rgb": 34.0}, "pooled PSNR of RGB fell from 34.7000 to 34.0000 (RGB, crop 2"),
+        ({"ssim_y": 0.957}, "SSIM of Y fell from 0.9580 to 0.9570"),
+        ({"psnr_rgb": math.nan}, "PSNR of RGB fell from 34.9000 to nan"),
     ],
 )
 def test_the_gate_names_what_fell(figures, words):
-    (fallen,), missing = regressions([changed(**figures)], [ROW])
+    (fallen,) = regressions([changed(**figures)], [ROW]).fallen
     assert words in fallen
-    assert missing == []
 
 
 def test_the_gate_and_infinity():
     perfect = changed(psnr_y=math.inf)
-    assert regressions([perfect], [perfect]) == ([], [])
-    assert len(regressions([ROW], [perfect])[0]) == 1
-    assert regressions([perfect], [ROW]) == ([], [])
+    assert regressions([perfect], [perfect]).fallen == []
+    assert len(regressions([ROW], [perfect]).fallen) == 1
+    assert regressions([perfect], [ROW]).fallen == []
 
 
 @pytest.mark.parametrize("other", [{"pictures": 4}, {"protocol_y": "Y601-limited, crop 2, LR as given"}, {"scale": 3}])
 def test_the_gate_compares_like_with_like_only(other):
-    fallen, (missing,) = regressions([changed(psnr_y=10, **other)], [ROW])
-    assert fallen == []
-    assert missing == "Set5 x2, fast-x2 (5 pictures; Y601-limited, crop 2, matlab-bicubic)"
+    gate = regressions([changed(psnr_y=10, **other)], [ROW])
+    assert (gate.fallen, gate.compared) == ([], 0)
+    assert gate.gone == ["Set5 x2, fast-x2 (5 pictures; Y601-limited, crop 2, matlab-bicubic)"]
+    assert len(gate.new) == 1
 
 
 def test_tolerances_can_be_given():
-    assert regressions([changed(psnr_y=37.0, ssim_y=0.95)], [ROW], decibels=0.3, ssim=0.01) == ([], [])
+    assert regressions([changed(psnr_y=37.0, ssim_y=0.95)], [ROW], decibels=0.3, ssim=0.01).fallen == []
+    for wrong in ({"decibels": math.nan}, {"ssim": -1}):
+        with pytest.raises(UsageError, match="is no tolerance; give 0 or more"):
+            regressions([ROW], [ROW], **wrong)

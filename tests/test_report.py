@@ -22,7 +22,9 @@ from superfine.evaluate.report import (
     show_worst,
     worst_pictures,
 )
+from superfine.evaluate.tables import best_network, table_text
 
+BOUNDS = Box(40, 0, 640, 400)
 PROTOCOL_Y, PROTOCOL_RGB = "Y601-limited, crop 2, matlab-bicubic", "RGB, crop 2, matlab-bicubic"
 DASH = "\N{EN DASH}"
 
@@ -136,6 +138,30 @@ def test_the_best_of_a_column_is_marked_and_said():
     assert all(cells[name][place][0].endswith(" best") for name in best for place in best[name])
 
 
+def test_nothing_is_best_where_nothing_is_worse():
+    alone = table_of(evaluation([*BASES, row("net", 33.0, 5.0)])._repr_html_())
+    marked = [place for place, (_, classes) in enumerate(alone["net"]) if "best" in classes]
+    assert marked == [0, 1, 3, 4]  # PSNR; SSIM is the same for all, and no other network has costs
+    equal = evaluation([row("a", 33.001), row("b", 33.002)])
+    assert "marks the best" not in report_html(equal)
+    assert '"only-read"' not in report_html(equal)
+    assert "*" not in str(equal)
+
+
+def test_the_best_network_is_the_faster_of_equals():
+    slow, quick, worse = row("slow", 33.16, 300.0), row("quick", 33.151, 100.0), row("worse", 33.149, 1.0)
+    untimed = row("untimed", 33.16, math.nan)
+    base = row("bicubic", 40.0, 0.1)
+    assert best_network([base, slow, untimed, quick, worse]) is quick
+    assert best_network([slow, worse]) is slow
+    assert best_network([untimed, worse]) is untimed
+    assert best_network([row("exact", math.inf), row("also", math.inf, 5.0), slow]).model == "also"
+    assert best_network([row("unknown", math.nan)]) is None
+    html = report_html(evaluation([base, slow, quick]))
+    assert re.search(r'class="label leading"[^>]*>quick<', html)
+    assert "In bold quick: the highest PSNR, or within 0.01 dB of it and the fastest" in html
+
+
 def test_baselines_stand_apart():
     rows = [row("net", 31.0), *BASES, row(AS_IS, 25.0, math.nan, engine="", precision="", sha256="", parameters=0)]
     html = evaluation(rows)._repr_html_()
@@ -154,6 +180,10 @@ def test_infinity_and_nan():
     cells = [cell for cell, _ in table_of(html)["copy"]]
     assert cells[0] == "∞ best"
     assert cells[2] == DASH
+    assert cells[6:8] == [DASH, DASH]  # time and memory
+    assert (
+        next(line.split() for line in str(evaluation(rows)).splitlines() if line.startswith("copy"))[7:9] == [DASH] * 2
+    )
     assert '<abbr title="identical">∞</abbr>' in html
     page = report_html(evaluation(rows))
     assert "Not drawn, without a finite time or PSNR: copy (∞ dB)" in page
@@ -164,17 +194,22 @@ def test_infinity_and_nan():
 def test_plain_text():
     rows = [*BASES, row("net-with-a-rather-long-name", 33.129, 1234.5), row("best", 34.0, 99.0)]
     other = [replace(each, dataset="Other", protocol_y="Y601-limited, crop 2, LR as given") for each in rows[:1]]
-    text = str(evaluation([*rows, *other], failures=(Failure(name="a\x1b[31m", reason="not\na picture"),)))
+    failures = (Failure(name="a\x1b[31m", reason="not\na picture"),)
+    text = table_text([*rows, *other], failures, notes=("LPIPS is new", "a\x1b[31m"))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 120
-    first, second, failed = text.split("\n\n")
+    first, second, notes, failed = text.split("\n\n")
     assert PROTOCOL_Y in first
     assert "LR as given" in second
     net = next(line.split() for line in lines if line.startswith("net-with"))
-    assert net[1:9] == ["33.13", "32.63", "*0.9000", "31.13", "30.63", "*0.8000", "1,234", "*12"]
+    assert net[1:9] == ["33.13", "32.63", "0.9000", "31.13", "30.63", "0.8000", "1,234", "12"]
     assert next(line.split() for line in lines if line.startswith("best"))[1] == "*34.00"
     assert failed == "failed: 1\n  a\\x1b[31m: not\\na picture"
+    assert notes == "note: LPIPS is new\nnote: a\\x1b[31m"
+    assert "* best" in first
+    assert "*" not in second  # one row has nothing to be better than
     heads = next(line for line in lines if line.lstrip().startswith("PSNR"))
+    assert heads.split()[-1] == "prec."
     assert heads.index("PSNR") + 4 == next(line for line in lines if line.startswith("nearest")).index("28.00") + 5
 
 
@@ -199,25 +234,45 @@ def test_pareto_front_against_all_pairs(seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_labels_cover_no_other(seed):
     draw = np.random.default_rng(seed)
-    bounds = Box(40, 0, 640, 400)
     points = [
         (f"network-{place}-x2", *xy) for place, xy in enumerate(draw.uniform((60, 20), (620, 380), (12, 2)).tolist())
     ]
     points += [("crowded-x2", points[0][1] + 9, points[0][2] + 3), ("too-x2", points[0][1] - 4, points[0][2] + 10)]
-    boxes = place_labels(points, bounds)
+    boxes = place_labels(points, BOUNDS)
     assert len(boxes) == len(points)
     for a, b in itertools.combinations(boxes, 2):
         assert a.overlap(b) == 0
     for (name, _, _), box in zip(points, boxes, strict=True):
-        assert box.outside(bounds) == pytest.approx(0, abs=1e-6), name
+        assert box.outside(BOUNDS) == pytest.approx(0, abs=1e-6), name
         for other, x, y in points:
             if other != name:
                 assert box.overlap(Box(x - 4, y - 4, x + 4, y + 4)) == 0
 
 
+#: Set5, x2: OpenCV's networks lie close together.
+CROWD = {
+    "three-layer-x2": (359, 213),
+    "ESPCN_x2": (361, 235),
+    "FSRCNN_x2": (379, 231),
+    "FSRCNN-small_x2": (299, 246),
+    "photo-x2": (352, 263),
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_leaders_meet_no_other_mark(seed):
+    draw = np.random.default_rng(seed)
+    points = [(name, *(draw.normal(xy, 3))) for name, xy in CROWD.items()]
+    for name, x, y, box in ((*point, box) for point, box in zip(points, place_labels(points, BOUNDS), strict=True)):
+        across, down = np.linspace((x, y), (np.clip(x, box.left, box.right), np.clip(y, box.top, box.bottom)), 200).T
+        for other, *centre in points:
+            if other != name:
+                assert np.hypot(across - centre[0], down - centre[1]).min() > 4, (name, other)
+
+
 def test_labels_avoid_the_line():
     line = Box(100, 99, 640, 101)
-    box = place_labels([("a-network", 100.0, 100.0)], Box(0, 0, 640, 400), [line])[0]
+    box = place_labels([("a-network", 100.0, 100.0)], BOUNDS, [line])[0]
     assert box.overlap(line) == 0
 
 
@@ -300,14 +355,27 @@ def test_the_scatter_shows_gains():
 
 
 def test_every_method_has_a_mark_of_its_own():
-    names = ["nearest", "bilinear", "lanczos", "matlab-bicubic", AS_IS, *(f"net{place}" for place in range(8))]
+    networks = [f"net{place}" for place in range(16)]
+    names = ["nearest", "bilinear", "lanczos", "matlab-bicubic", AS_IS, *networks]
     entries = [measured(model, "a.png", 30.0) for model in ("bicubic", *names)]
     html = report_html(evaluation([*BASES, *(row(name, 31.0) for name in names[1:])], entries))
     legend = re.search(r'<ul class="legend">(.*?)</ul>', html, flags=re.DOTALL)
     assert legend is not None
-    drawn = re.findall(r'<path class="mark (\w+)[^>]* d="([^"]+)"></path></svg>([^<]+)</li>', legend[1])
+    drawn = re.findall(r'<path class="mark ([^"]+)"[^>]* d="([^"]+)"></path></svg>([^<]+)</li>', legend[1])
     assert [name for _, _, name in drawn] == names
-    assert len({(kind, shape) for kind, shape, _ in drawn}) == len(names)
+    assert len({(look, shape) for look, shape, _ in drawn}) == len(names)
+    for (hue, shape, _), (next_hue, next_shape, _) in itertools.pairwise(drawn[-len(networks) :]):
+        assert hue != next_hue
+        assert shape != next_shape
+    plotted = re.findall(r'<path class="mark ([^"]+) (?:best|dominated)"[^>]* d="([^"]+)"><title>([^:]+):', html)
+    assert {(look, shape, name) for look, shape, name in plotted if name in names} == set(drawn)  # alike in both charts
+
+
+def test_nothing_lies_over_a_mark():
+    svg = chart(report_html(evaluation([*BASES, *(row(name, 33.0, 99.0) for name in CROWD)])), 0)
+    kinds = re.findall(r'class="(label|leader|front|mark)', svg)
+    assert kinds[-2 - len(CROWD) :] == ["mark"] * (2 + len(CROWD))
+    assert "mark" not in kinds[: -2 - len(CROWD)]
 
 
 def test_many_pictures_have_no_labels():

@@ -1,21 +1,34 @@
 """The doors to judging: `superfine evaluate`, `compare` and `inspect`. Heavy imports wait until a verb runs."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from superfine.errors import UsageError
+from superfine.errors import OutputError, UsageError
 from superfine.evaluate.listener import Listener
-from superfine.evaluate.record import Row
+from superfine.terminal import one_line
+
+if TYPE_CHECKING:
+    from superfine.evaluate.evaluation import Evaluation
 
 __all__ = ["compare", "evaluate", "inspect"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
+ForeignColour = Annotated[
+    str | None,
+    typer.Option(help="What an .onnx file without a card wants: rgb, bgr or y; found by a test else."),
+]
+ForeignRange = Annotated[
+    str | None, typer.Option(help="And its range of values: 0..1, 0..255 or -1..1; found by a test else.")
+]
+EngineName = Annotated[str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, ...")]
+PrecisionName = Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")]
 Scale = Annotated[int, typer.Option(help="Times each side; 1 judges restoring without enlarging.")]
 
 
@@ -61,23 +74,22 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    foreign_colour: Annotated[
-        str | None,
-        typer.Option(help="What an .onnx file without a card wants: rgb, bgr or y; found by a test else."),
-    ] = None,
-    foreign_range: Annotated[
-        str | None, typer.Option(help="And its range of values: 0..1, 0..255 or -1..1; found by a test else.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, ...")] = "openvino",
-    precision: Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")] = "auto",
+    foreign_colour: ForeignColour = None,
+    foreign_range: ForeignRange = None,
+    engine: EngineName = "openvino",
+    precision: PrecisionName = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure PSNR and SSIM of methods on folders of pictures, with the protocol beside every figure."""
     from superfine.evaluate.benchmark import benchmark, open_datasets, open_methods
     from superfine.evaluate.evaluation import Evaluation
+    from superfine.evaluate.record import regressions
     from superfine.evaluate.report import save_report, show_worst
 
-    before = None if baseline is None else Evaluation.load(baseline)  # a wrong file stops before the work
+    before = None if baseline is None else Evaluation.load(baseline)  # what is wrong stops before the work
+    regressions((), (), decibels=tolerance, ssim=ssim_tolerance)
+    for path, endings in ((out, (".jsonl", ".json")), (report, (".html", ".htm"))):
+        _writable(path, endings)
     datasets = open_datasets(folders, scale, reduction=reduction)
     methods = open_methods(
         None if models is None else [_method(name, scale) for name in _words(models, "--models")],
@@ -94,6 +106,7 @@ def evaluate(
             found = benchmark(datasets, methods, distances=asked, listener=listener)
             shown = () if report is None else show_worst(found, datasets, methods)
     except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(130) from None
     if as_json:
         for line in found.lines():
@@ -104,7 +117,7 @@ def evaluate(
         found.save(out)
     if report is not None:
         save_report(found, report, shown=shown, command=shlex.join(["superfine", *sys.argv[1:]]))
-    fell = before is not None and _fell(found.rows, before.rows, baseline, tolerance, ssim_tolerance)
+    fell = before is not None and _fell(found, before, baseline, tolerance, ssim_tolerance)
     raise typer.Exit(1 if fell or found.failures else 0)
 
 
@@ -112,7 +125,7 @@ def compare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A picture.", show_default=False)],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The page to write; SRC_compared.html by default.", show_default=False),
+        typer.Option("--output", "-o", help="The page to write; SRC_x2_compared.html by default.", show_default=False),
     ] = None,
     models: Annotated[
         str | None,
@@ -127,6 +140,11 @@ def compare(
         Path | None,
         typer.Option(help="The true large picture, to measure against.", show_default=False),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there already.")] = False,
+    foreign_colour: ForeignColour = None,
+    foreign_range: ForeignRange = None,
+    engine: EngineName = "openvino",
+    precision: PrecisionName = "auto",
     as_json: Json = False,
 ) -> None:
     """Enlarge a picture by several methods and write one page that holds them against each other."""
@@ -134,13 +152,27 @@ def compare(
     from superfine.evaluate.compare import default_models
 
     names = default_models(scale) if models is None else _words(models, "--models")
-    page = output or source.with_name(f"{source.stem}_compared.html")
+    page = output or source.with_name(f"{source.stem}_x{scale}_compared.html")
+    _writable(page, (".html", ".htm"))
+    if page.exists() and not overwrite:
+        raise OutputError(f"{page}: exists already; replace it with --overwrite or choose another name with -o")
     listener = _Bar()
     try:
         with listener:
             wanted = [_method(name, scale) for name in names]
-            found = hold_together(source, wanted, scale=scale, reference=reference, listener=listener)
+            found = hold_together(
+                source,
+                wanted,
+                scale=scale,
+                reference=reference,
+                foreign_colour=foreign_colour,  # type: ignore[arg-type]
+                foreign_range=foreign_range,  # type: ignore[arg-type]
+                engine=engine,
+                precision=precision,  # type: ignore[arg-type]
+                listener=listener,
+            )
     except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(130) from None
     found.save(page)
     if as_json:
@@ -148,6 +180,8 @@ def compare(
             typer.echo(json.dumps(entry.facts(), ensure_ascii=False))
     else:
         typer.echo(f"{page}: {', '.join(entry.name for entry in found.outputs)}")
+    for note in found.notes:
+        typer.echo(f"note: {one_line(note)}", err=as_json)
 
 
 def inspect(
@@ -165,30 +199,51 @@ def inspect(
             found = look(source, max_megapixels=max_megapixels)
         except SuperfineError as error:
             failed = True
-            typer.echo(f"failed: {error}", err=True)
+            typer.echo(f"failed: {one_line(str(error))}", err=True)
             continue
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else str(found))
     raise typer.Exit(1 if failed else 0)
 
 
-def _fell(now: Sequence[Row], before: Sequence[Row], baseline: Path | None, decibels: float, ssim: float) -> bool:
-    """Whether a figure fell by more than the tolerance; says which."""
+def _writable(path: Path | None, endings: Sequence[str]) -> None:
+    """Raise UsageError or OutputError now, not after the work, where a file can't be written."""
+    if path is None:
+        return
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{path}: give it a name that ends in {endings[0]}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"{path}: can't be written there; choose another folder")
+
+
+def _fell(now: "Evaluation", before: "Evaluation", baseline: Path | None, decibels: float, ssim: float) -> bool:
+    """Whether a figure fell by more than the tolerance; says which, and what couldn't be compared."""
+    from superfine.evaluate.methods import BASELINES
     from superfine.evaluate.record import regressions
 
-    fallen, missing = regressions(now, before, decibels=decibels, ssim=ssim)
-    if len(missing) == len(before):
-        example = f", such as {missing[0]}" if missing else ""
-        raise UsageError(f"{baseline}: holds nothing like what was judged now{example}; judge the same again")
-    for line in missing:
-        typer.echo(f"not compared, since it wasn't judged now: {line}", err=True)
-    for line in fallen:
-        typer.echo(f"fallen: {line}", err=True)
+    gate = regressions(now.rows, before.rows, decibels=decibels, ssim=ssim)
+    guarded = [row.model for row in now.rows if row.model not in BASELINES]
+    unguarded = [line for line in gate.new if not any(f", {name} (" in line for name in BASELINES)]
+    if gate.compared == 0 or (guarded and len(unguarded) == len(guarded)):
+        raise UsageError(
+            f"{baseline}: holds nothing like what was judged now, such as {(unguarded or gate.new)[0]}; judge the same"
+            " sets and models as it did"
+        )
+    for line in gate.gone:
+        typer.echo(f"in the baseline, not judged now: {one_line(line)}", err=True)
+    for line in gate.new:
+        typer.echo(f"judged now, not in the baseline: {one_line(line)}", err=True)
+    for line in gate.fallen:
+        typer.echo(f"fallen: {one_line(line)}", err=True)
     typer.echo(
-        f"{len(before) - len(missing)} rows compared with {baseline}; {len(fallen)} figures fell by more than"
-        f" {decibels:g} dB or {ssim:g} of SSIM",
+        f"rows compared with {baseline}: {gate.compared}; figures that fell by more than {decibels:g} dB or {ssim:g}"
+        f" of SSIM: {len(gate.fallen)}",
         err=True,
     )
-    return bool(fallen)
+    return bool(gate.fallen)
 
 
 def _words(text: str, option: str) -> list[str]:
@@ -212,6 +267,8 @@ def _method(name: str, scale: int) -> Any:
 
 
 def _distance(name: str) -> Any:
+    if name not in (known := ("lpips", "dists")):
+        raise UsageError(f"no distance {name!r}; there are {', '.join(known)}")
     from superfine.cli_train import need
 
     need(f"--distances {name}")
@@ -251,6 +308,6 @@ class _Bar(Listener):
 
     def warn(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(f"failed: {text}", markup=False, highlight=False)
+            self._bar.console.print(f"failed: {one_line(text)}", markup=False, highlight=False)
         else:
-            print(f"failed: {text}", file=sys.stderr)  # noqa: T201
+            print(f"failed: {one_line(text)}", file=sys.stderr)  # noqa: T201

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -269,6 +269,8 @@ def open_engine(
     """
     if engine not in ENGINES:
         raise UsageError(f"no engine {engine!r}; there are {', '.join(ENGINES)}")
+    if precision not in get_args(Precision):
+        raise UsageError(f"no precision {precision!r}; there are {', '.join(get_args(Precision))}")
     provider = ENGINES[engine]
     if provider is None:
         return OpenVINOEngine(model, precision, threads)

@@ -208,8 +208,8 @@ def open_picture(
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         raise TooLargeError(
-            f"{path}: {image.width} x {image.height} are {megapixels:,.0f} megapixels, over the limit of"
-            f" {max_megapixels:,.0f}; raise it with --max-megapixels {np.ceil(megapixels):.0f}"
+            f"{path}: {image.width} x {image.height} are {megapixels:,.4g} megapixels, over the limit of"
+            f" {max_megapixels:,.4g}; raise it with --max-megapixels {np.ceil(megapixels):.0f}"
         )
     pages = int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
     notes = list(_notes(image, pages, entry, premultiplied=_number(tags, 338, 0) == 1))

@@ -4,6 +4,7 @@ Up to nine windows of the picture are looked at while its rows go by, so that a 
 as a small one. An estimate says whether it's sure, what error to expect, and where it's unsure, why.
 """
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from superfine.classical.enlargement import find_enlargement
 from superfine.classical.jpeg import find_jpeg, jpeg_tables
 from superfine.classical.noise import find_noise
 from superfine.color import full_luma, to_unit
-from superfine.errors import ShapeError
+from superfine.errors import ShapeError, SourceError
 from superfine.image import MAX_MEGAPIXELS, Picture, coding_of, open_picture
 
 __all__ = [
@@ -59,6 +60,39 @@ _ANISOTROPIC, _WIDE = 1.25, 0.7
 _LOUD_NOISE: Final = 10.0
 # What `recommend` calls damaged.
 _DAMAGING_NOISE, _DAMAGING_BLUR, _DAMAGING_JPEG, _SMALL_SIDE = 2.5, 0.9, 95, 512
+# Blur of ten pixels leaves so few edges that its estimate is unsure; from here on it isn't a soft photograph.
+_WIDE_BLUR: Final = 1.8
+
+# Why an estimate is unsure or missing, and how that is said to a person.
+_FEW_PIXELS: Final = "too few pixels that aren't clipped or transparent"
+_FLAT: Final = "one flat colour shows nothing"
+_SMALL: Final = f"smaller than {_SMALLEST} pixels, it shows too little"
+_COARSE: Final = "JPEG has taken the finest of it away"
+_NOT_WHITE: Final = "it isn't white, or texture hides it"
+_NOT_FLAT: Final = "no part of the picture is flat enough"
+_NO_GRID: Final = "too small or too smooth, or too few pixels that aren't clipped or transparent"
+_WEAK_GRID: Final = "its traces are weak"
+_OTHER_STEPS: Final = "its table is no standard one, or too few of its steps show"
+_WEAK_RHYTHM: Final = "a rhythm, but too weak to tell from texture"
+_COVERED: Final = "no rhythm, but JPEG or noise could hide one"
+_SOFT: Final = "no rhythm, but a soft picture may have been enlarged without one"
+_TOO_WIDE: Final = "wider than can be measured"
+_FEW_EDGES: Final = "the picture has too few clear edges and too little texture"
+_PLAIN_WORDS: Final = {
+    _FEW_PIXELS: "too few usable pixels",
+    _FLAT: "one flat colour shows nothing",
+    _SMALL: "too small to tell",
+    _COARSE: "JPEG hides it",
+    _NOT_WHITE: "texture may be part of it",
+    _NOT_FLAT: "texture may be part of it",
+    _NO_GRID: "too small or too smooth to tell",
+    _WEAK_GRID: "the traces are weak",
+    _OTHER_STEPS: "the traces are unusual",
+    _WEAK_RHYTHM: "texture can look like it",
+    _COVERED: "JPEG or noise can hide it",
+    _SOFT: "soft pictures can hide it",
+    _FEW_EDGES: "too few clear edges",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +154,7 @@ class BlurEstimate:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What the pixels alone show."""
+    """What the pixels show; of a JPEG file, noise and enlargement are judged with its tables in mind."""
 
     noise: NoiseEstimate
     jpeg: JpegEstimate
@@ -169,29 +203,30 @@ class Inspection:
         facts += [{True: "lossless", False: "lossy", None: "maybe lossy"}[self.lossless], *self.notes]
         parts = self.estimates
         lines = {
-            "noise": _line(parts.noise, _noise_text(parts.noise)),
-            "tables": _line(self.jpeg_tables, _jpeg_text(self.jpeg_tables)) if self.jpeg_tables else "",
-            "JPEG": _line(parts.jpeg, _jpeg_text(parts.jpeg)),
-            "enlarged": _line(parts.enlargement, _enlargement_text(parts.enlargement)),
-            "blur": _line(parts.blur, _blur_text(parts.blur)),
+            "file": _file_text(self.jpeg_tables),
+            "before": _before_text(parts.jpeg, self.jpeg_tables),
+            "noise": _noise_text(parts.noise),
+            "enlarged": _enlargement_text(parts.enlargement),
+            "blur": _blur_text(parts.blur),
             "advice": f"--model {self.model} --scale {self.scale}: {self.why}",
         }
-        return "\n".join(
-            [f"{self.path}: {', '.join(facts)}", *(f"  {name:9}{text}" for name, text in lines.items() if text)]
-        )
+        head = _shown(f"{self.path}: {', '.join(facts)}")
+        return "\n".join([head, *(f"  {name:9}{text}" for name, text in lines.items() if text)])
 
 
 def inspect(path: Path | str, *, max_megapixels: float = MAX_MEGAPIXELS) -> Inspection:
     """Facts of a picture file and estimates from its pixels.
 
-    Raises SourceError where the file is no picture or breaks off, TooLargeError over `max_megapixels`, and
+    Raises SourceError where the file is no picture, a folder, or breaks off, TooLargeError over `max_megapixels`, and
     MissingExtraError for HEIC without its extra.
     """
     path = Path(path)
+    if os.path.isdir(path):  # Path's own raises where the folder above may not be read
+        raise SourceError(f"{path}: is a folder; name its pictures, as {path / '*.jpg'}")
     picture = open_picture(path, max_megapixels=max_megapixels)
     kind, lossless = coding_of(path)
     tables = _from_tables(path) if kind == "JPEG" else None
-    estimates = _estimate(_gather(picture), alpha=picture.alpha)
+    estimates = _estimate(_gather(picture), alpha=picture.alpha, tables=tables)
     header = picture.header
     profile = bytes(header.get("icc-profile-data")) if header.get_typeof("icc-profile-data") else b""
     model, scale, why = recommend(estimates, size=picture.size, lossless=lossless, tables=tables)
@@ -234,35 +269,74 @@ def recommend(
     """The family and the scale for a picture, and why in words.
 
     `photo` where it's damaged: stored with loss, noisy or blurred; else `balanced`. 4 times where no side is longer
-    than 512 pixels, else 2. A picture that was enlarged before should be made smaller first. Looks at the pixels, so
-    that it may differ from what `auto` takes, which knows the file alone.
+    than 512 pixels, else 2. A picture that was enlarged before should be made smaller first. Only what is sure counts,
+    but for blur so wide that it can't be measured, which is damage however wide it is. Looks at the pixels, so that
+    it may differ from what `auto` takes, which knows the file alone.
 
     size: (rows, cols). lossless: None where that isn't known. tables: of a JPEG file.
     """
-    noise, blur, enlargement = estimates.noise, estimates.blur, estimates.enlargement
-    jpeg = tables or estimates.jpeg
-    damage = []
-    if jpeg.quality is not None and (jpeg.sure or tables is not None):
-        if jpeg.quality <= _DAMAGING_JPEG:
-            damage.append(f"{'a' if tables else 'was a'} JPEG of quality {jpeg.quality}")
-    elif lossless is False:
-        damage.append("stored with loss")
-    elif lossless is None:
-        damage.append("of a format that doesn't say whether it lost something")
-    if noise.sure and noise.sigma is not None and noise.sigma >= _DAMAGING_NOISE:
-        damage.append(f"noise of sigma {noise.sigma:.1f}")
-    if blur.sure and blur.sigma is not None and blur.sigma >= _DAMAGING_BLUR:
-        damage.append(f"blur of sigma {blur.sigma:.1f} px")
-    why = f"photo since it's damaged: {', '.join(damage)}" if damage else "balanced since nothing shows damage"
+    noise, enlargement = estimates.noise, estimates.enlargement
+    enlarged = enlargement.factor if enlargement.sure and enlargement.factor is not None else 1.0
+    loud = noise.sure and noise.sigma is not None and noise.sigma >= _DAMAGING_NOISE
+    damage = [
+        _storage_damage(estimates.jpeg, lossless=lossless, tables=tables),
+        f"noise of sigma {noise.sigma:.1f}" if loud else "",
+        _blur_damage(estimates.blur, enlarged=enlarged > 1),
+    ]
+    damage = [each for each in damage if each]
+    judged = [noise.sure, estimates.blur.sure, estimates.jpeg.sure or tables is not None]
+    if damage:
+        why = f"photo since it's damaged: {', '.join(damage)}"
+    elif all(judged):
+        why = "balanced since nothing shows damage"
+    elif any(judged):
+        why = "balanced since what could be judged shows no damage"
+    else:
+        why = "balanced since nothing could be judged"
     reduced = size
-    if enlargement.sure and enlargement.factor is not None and enlargement.factor > 1:
-        rows, cols = (max(1, round(side / enlargement.factor)) for side in size)
+    if enlarged > 1:
+        rows, cols = (max(1, round(side / enlarged)) for side in size)
         reduced = rows, cols
         why += (
-            f"; it was enlarged {enlargement.factor:.2f} times before,"
-            f" so make it {cols}x{rows} first, with a filter against aliasing"
+            f"; it was enlarged {enlarged:.2f} times before, so reduce it to {cols}x{rows} first, in any image editor"
         )
     return "photo" if damage else "balanced", 4 if max(reduced) <= _SMALL_SIDE else 2, why
+
+
+def _storage_damage(jpeg: JpegEstimate, *, lossless: bool | None, tables: JpegEstimate | None) -> str:
+    """What storing has done, by the lowest quality known; empty where it's nothing that matters."""
+    earlier = _earlier(jpeg, tables)
+    if earlier is not None and earlier <= _DAMAGING_JPEG:
+        return f"was a JPEG of quality {earlier} before"
+    if tables is not None and tables.quality is not None:
+        return f"a JPEG of {_quality_text(tables)}" if tables.quality <= _DAMAGING_JPEG else ""
+    return {True: "", False: "stored with loss", None: "of a format that doesn't say whether it lost something"}[
+        lossless
+    ]
+
+
+def _earlier(jpeg: JpegEstimate, tables: JpegEstimate | None) -> int | None:
+    """The quality of a JPEG that the picture surely was before the file; of what the file itself did, None."""
+    if not jpeg.sure or jpeg.quality is None:
+        return None
+    if tables is None or tables.quality is None:
+        return jpeg.quality
+    lower = tables.quality - jpeg.quality > (tables.error or 0) + (jpeg.error or 0)
+    return jpeg.quality if lower else None
+
+
+def _blur_damage(blur: BlurEstimate, *, enlarged: bool) -> str:
+    """What blur has done; empty where it's little, unsure for another reason than its width, or an enlargement's."""
+    if blur.sigma is None or blur.error is None or blur.sigma < _DAMAGING_BLUR:
+        return ""
+    if blur.sure:
+        return f"blur of sigma {blur.sigma:.1f} px"
+    if enlarged:
+        return ""
+    if blur.reason == _TOO_WIDE:
+        return f"blurred {_TOO_WIDE}"
+    wide = blur.sigma >= _WIDE_BLUR and blur.sigma - blur.error >= _DAMAGING_BLUR
+    return f"seems blurred, with {_words(_FEW_EDGES)}" if wide and blur.reason == _FEW_EDGES else ""
 
 
 def icc_description(profile: bytes) -> str | None:
@@ -290,36 +364,62 @@ def icc_description(profile: bytes) -> str | None:
     return "unnamed"
 
 
-def _line(estimate: NoiseEstimate | JpegEstimate | EnlargementEstimate | BlurEstimate, text: str) -> str:
-    return f"{text} (sure)" if estimate.sure else f"{text} (unsure: {estimate.reason})"
+def _shown(text: str) -> str:
+    """One line that a terminal shows and doesn't obey, whatever stands in a file's name."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
+def _marked(text: str, estimate: NoiseEstimate | JpegEstimate | EnlargementEstimate | BlurEstimate) -> str:
+    return f"{text} (sure)" if estimate.sure else f"{text} (unsure: {_words(estimate.reason)})"
+
+
+def _words(reason: str) -> str:
+    return _PLAIN_WORDS.get(reason, reason)
+
+
+def _quality_text(jpeg: JpegEstimate) -> str:
+    return f"quality {jpeg.quality}{'' if jpeg.standard else ' or so'}"
+
+
+def _file_text(tables: JpegEstimate | None) -> str:
+    return f"saved as JPEG {_quality_text(tables)}" if tables is not None else ""
+
+
+def _before_text(jpeg: JpegEstimate, tables: JpegEstimate | None) -> str:
+    """Of JPEG before the file: the file's own traces in the pixels are no news."""
+    earlier = _earlier(jpeg, tables)
+    if earlier is not None:
+        return _marked(f"was a JPEG of quality {earlier} earlier", jpeg)
+    if tables is not None:
+        return ""
+    if jpeg.quality is not None:
+        return _marked(f"perhaps a JPEG of {_quality_text(jpeg)}", jpeg)
+    return "no trace of a JPEG (sure)" if jpeg.sure else f"unknown: {_words(jpeg.reason)}"
 
 
 def _noise_text(noise: NoiseEstimate) -> str:
     if noise.sigma is None or noise.error is None:
-        return "unknown"
-    return f"sigma {noise.sigma:.1f} +- {noise.error:.1f} of 255 levels"
-
-
-def _jpeg_text(jpeg: JpegEstimate) -> str:
-    if jpeg.quality is None or jpeg.phase is None:
-        return "no trace"
-    row, col = jpeg.phase
-    return f"quality {jpeg.quality}{'' if jpeg.standard else ' or so'}, blocks begin at x {col}, y {row}"
+        return f"unknown: {_words(noise.reason)}"
+    return _marked(f"sigma {noise.sigma:.1f} +- {noise.error:.1f} of 255 levels", noise)
 
 
 def _enlargement_text(enlargement: EnlargementEstimate) -> str:
-    if enlargement.factor is None:
-        return "unknown"
-    return "no trace" if enlargement.factor == 1 else f"{enlargement.factor:.2f} times before"
+    if enlargement.factor is not None and enlargement.factor > 1:
+        return _marked(f"{'' if enlargement.sure else 'perhaps '}{enlargement.factor:.2f} times before", enlargement)
+    return "no trace (sure)" if enlargement.sure else f"unknown: {_words(enlargement.reason)}"
 
 
 def _blur_text(blur: BlurEstimate) -> str:
     if blur.sigma is None or blur.error is None:
-        return "unknown"
+        return f"unknown: {_words(blur.reason)}"
+    if blur.reason == _TOO_WIDE:
+        return f"{_TOO_WIDE}, about {_BLUR_MOST} px or more"
     text = f"sigma {blur.sigma:.2f} +- {blur.error:.2f} px"
     if blur.anisotropic:
         text += f", {blur.wide:.2f} by {blur.narrow:.2f} at {blur.angle:.0f} degrees"
-    return text
+    return _marked(text, blur)
 
 
 def _plain(value: Any) -> Any:
@@ -401,7 +501,7 @@ def _planes(part: Array, *, alpha: bool) -> _Planes:
 # ---- estimates, and how far to trust them
 
 
-def _estimate(parts: Iterable[Array], *, alpha: bool) -> Estimates:
+def _estimate(parts: Iterable[Array], *, alpha: bool, tables: JpegEstimate | None = None) -> Estimates:
     planes = [_planes(part, alpha=alpha) for part in parts]
     lumas = [plane.luma for plane in planes]
     usable = float(np.mean([np.mean(~np.isnan(plane.whole)) for plane in planes]))
@@ -411,37 +511,39 @@ def _estimate(parts: Iterable[Array], *, alpha: bool) -> Estimates:
         if other.sure and other.quality is not None:
             jpeg = other
         elif jpeg.sure:
-            jpeg = JpegEstimate(None, None, False, False, None, "too few pixels that aren't clipped or transparent")
-    noise = _noise(planes, jpeg)
+            jpeg = JpegEstimate(None, None, False, False, None, _FEW_PIXELS)
+    known = [each.quality for each in (tables, jpeg) if each is not None and each.quality is not None]
+    coarsest = min(known, default=None)
+    noise = _noise(planes, coarsest)
     flat = max(float(np.ptp(luma)) for luma in lumas) < 1
     small = max(min(luma.shape) for luma in lumas) < _SMALLEST
     if flat or small:
-        reason = "one flat colour shows nothing" if flat else f"smaller than {_SMALLEST} pixels, it shows too little"
+        reason = _FLAT if flat else _SMALL
         nothing = EnlargementEstimate(None, False, None, reason)
         return Estimates(noise, jpeg, nothing, BlurEstimate(None, None, None, None, None, False, None, reason))
     blur = _blur(lumas, noise)
-    enlargement = _enlargement(lumas, jpeg, noise, blur)
+    enlargement = _enlargement(lumas, coarsest, noise, blur)
     if enlargement.factor is not None and enlargement.factor > 1 and enlargement.sure and blur.sure:
         reason = "the softness of the earlier enlargement is part of it"
         blur = BlurEstimate(**{**asdict(blur), "sure": False, "reason": reason})
     return Estimates(noise, jpeg, enlargement, blur)
 
 
-def _noise(planes: Sequence[_Planes], jpeg: JpegEstimate) -> NoiseEstimate:
+def _noise(planes: Sequence[_Planes], quality: int | None) -> NoiseEstimate:
     colours = list(zip(*[plane.channels for plane in planes], strict=True))
     traces = [find_noise(each) for each in colours]
     luma = find_noise([plane.whole for plane in planes]) if len(traces) > 1 else traces[0]
     if min(luma.blocks, *(trace.blocks for trace in traces)) == 0:
-        return NoiseEstimate(None, None, False, None, "too few pixels that aren't clipped or transparent")
+        return NoiseEstimate(None, None, False, None, _FEW_PIXELS)
     sigma = float(np.sqrt(np.mean([trace.sigma**2 for trace in traces])))
     slope, flatness = (float(np.mean([getattr(trace, part) for trace in traces])) for part in ("slope", "flatness"))
     reason = ""
-    if jpeg.quality is not None and jpeg.quality <= _COARSE_JPEG:
-        reason = "JPEG has taken the finest of it away"
+    if quality is not None and quality <= _COARSE_JPEG:
+        reason = _COARSE
     elif sigma > _QUIET_NOISE and not _NOISE_SLOPES[0] <= slope <= _NOISE_SLOPES[1]:
-        reason = "it isn't white, or texture hides it"
+        reason = _NOT_WHITE
     elif sigma > _QUIET_NOISE and flatness > _NOISE_FLATNESS:
-        reason = "no part of the picture is flat enough"
+        reason = _NOT_FLAT
     error = max(_NOISE_ERROR * sigma, 0.3)
     return NoiseEstimate(sigma, luma.sigma, not reason, error if not reason else max(0.3 * sigma, 0.5), reason)
 
@@ -451,22 +553,23 @@ def _jpeg(planes: Sequence[Floats]) -> JpegEstimate:
     nothing = trace is None or trace.evidence < _JPEG_EVIDENCE / 2 or trace.quality > _FINEST_JPEG
     if nothing:
         enough = trace is not None and trace.coefficients >= _FEWEST_COEFFICIENTS
-        reason = "" if enough else "too small or too smooth, or too few pixels that aren't clipped or transparent"
+        reason = "" if enough else _NO_GRID
         return JpegEstimate(None, None, False, enough, None, reason)
     assert trace is not None  # noqa: S101
     reason = ""
     if trace.evidence < _JPEG_EVIDENCE or trace.margin < _JPEG_MARGIN:
-        reason = "its traces are weak"
+        reason = _WEAK_GRID
     elif not trace.standard:
-        reason = "its table is no standard one, or too few of its steps show"
+        reason = _OTHER_STEPS
     return JpegEstimate(trace.quality, trace.phase, trace.standard, not reason, 8.0 if reason else 1.0, reason)
 
 
 def _enlargement(
-    planes: Sequence[Floats], jpeg: JpegEstimate, noise: NoiseEstimate, blur: BlurEstimate
+    planes: Sequence[Floats], quality: int | None, noise: NoiseEstimate, blur: BlurEstimate
 ) -> EnlargementEstimate:
     # JPEG's grid is a rhythm too.
-    quiet = tuple(place / _GRID for place in range(1, 5)) if jpeg.quality is not None else ()
+    lossy = quality is not None and quality <= _FINEST_JPEG
+    quiet = tuple(place / _GRID for place in range(1, 5)) if lossy else ()
     trace = find_enlargement(planes, without=quiet)
     if trace is None:
         return EnlargementEstimate(None, False, None, "it shows no differences")
@@ -475,12 +578,11 @@ def _enlargement(
     if trace.line >= _RHYTHM and trace.coherence >= _COHERENCE and trace.lead >= _LEAD and soft:
         return EnlargementEstimate(trace.factor, True, 0.01 * trace.factor, "")
     if trace.line >= _NO_RHYTHM and trace.coherence >= _COHERENCE / 2:
-        return EnlargementEstimate(trace.factor, False, None, "a rhythm, but too weak to tell from texture")
+        return EnlargementEstimate(trace.factor, False, None, _WEAK_RHYTHM)
     if sigma + error < _SHARP:
         return EnlargementEstimate(1.0, True, None, "")
-    hidden = jpeg.quality is not None or noise.sigma is None or noise.sigma > _DAMAGING_NOISE
-    cover = "JPEG or noise could hide one" if hidden else "a soft picture may have been enlarged without one"
-    return EnlargementEstimate(1.0, False, None, f"no rhythm, but {cover}")
+    hidden = lossy or noise.sigma is None or noise.sigma > _DAMAGING_NOISE
+    return EnlargementEstimate(1.0, False, None, _COVERED if hidden else _SOFT)
 
 
 def _blur(planes: Sequence[Floats], noise: NoiseEstimate) -> BlurEstimate:
@@ -491,8 +593,8 @@ def _blur(planes: Sequence[Floats], noise: NoiseEstimate) -> BlurEstimate:
     if noise.sigma is not None and noise.sigma > _LOUD_NOISE:
         reason = "noise hides it"
     elif blur.sigma > _BLUR_MOST:
-        reason = "wider than can be measured"
+        reason = _TOO_WIDE
     elif blur.error > _BLUR_SHARE * blur.sigma and blur.sigma + 2 * blur.error > _SHARP:
-        reason = "the picture has too few clear edges and too little texture"
+        reason = _FEW_EDGES
     anisotropic = blur.ratio > _ANISOTROPIC and blur.wide > _WIDE
     return BlurEstimate(blur.sigma, blur.wide, blur.narrow, blur.angle, anisotropic, not reason, blur.error, reason)

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
+from superfine.terminal import one_line
 from superfine.upscale import Progress, Report, Result
 
 __all__ = ["JsonLines", "Terminal"]
@@ -48,9 +49,9 @@ class Terminal(Progress):
 
     def warn(self, message: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(_shown(message), markup=False, highlight=False)
+            self._bar.console.print(one_line(message), markup=False, highlight=False)
         else:
-            print(_shown(message), file=sys.stderr)  # noqa: T201
+            print(one_line(message), file=sys.stderr)  # noqa: T201
 
     def finish(self, result: Result) -> None:
         self._finished += 1
@@ -77,7 +78,7 @@ class Terminal(Progress):
                 memory = max(result.memory_gb for result in report.results)
                 _say(f"together about {seconds:.0f} s of enlarging, at most about {memory:g} GB")
         for result in report.failed:
-            print(f"failed: {_shown(result.message)}", file=sys.stderr)  # noqa: T201
+            print(f"failed: {one_line(result.message)}", file=sys.stderr)  # noqa: T201
 
 
 class JsonLines(Progress):
@@ -105,13 +106,8 @@ def _line(result: Result) -> str:
     how = f"{result.model}, {result.engine}, {result.precision}"
     planned = result.status == "planned"
     cost = f"about {result.seconds:.1f} s, {result.memory_gb:g} GB" if planned else f"{result.seconds:.2f} s"
-    return f"{_shown(str(result.source))} -> {_shown(str(result.output))}\n  {' -> '.join(sizes)}, {how}, {cost}"
+    return f"{one_line(str(result.source))} -> {one_line(str(result.output))}\n  {' -> '.join(sizes)}, {how}, {cost}"
 
 
 def _say(text: str) -> None:
     print(text)  # noqa: T201 - this is what the command says
-
-
-def _shown(text: str) -> str:
-    """A line that stays one line whatever stands in a file's name."""
-    return text.replace("\n", "\\n").replace("\r", "\\r")

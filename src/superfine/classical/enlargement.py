@@ -27,8 +27,8 @@ _LEAST: Final = 0.09
 _WINDOW: Final = 64
 _MOST: Final = 8.0
 _HEARD: Final = 10.0
-# How near two frequencies may be in windows of some hundred pixels.
-_APART: Final = 0.006
+# How near two frequencies may be, in cycles a pixel, and in cycles a window of fewer than 250 pixels.
+_APART, _APART_A_WINDOW = 0.006, 1.5
 # Smaller differences are rounding's, larger ones would drown the rest.
 _FAINT, _LARGE = 0.5, 30.0
 # Power below that of rounding tells nothing.
@@ -62,8 +62,9 @@ def find_enlargement(planes: Sequence[Floats], *, without: Sequence[float] = ())
     both = np.minimum(*axes)
     frequency = np.arange(len(both)) / _LENGTH
     both[frequency < _LEAST] = 0
+    apart = max(_APART, _APART_A_WINDOW / min(min(plane.shape) for plane in planes))
     for other in without:
-        both[np.abs(frequency - other) < _APART] = 0
+        both[np.abs(frequency - other) < apart] = 0
     place = int(both.argmax())
     if both[place] <= 0:
         return None

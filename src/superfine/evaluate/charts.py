@@ -28,6 +28,10 @@ class Box(NamedTuple):
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(0.0, across) * max(0.0, down)
 
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """The point of it that lies nearest to (x, y)."""
+        return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
+
     def outside(self, other: "Box") -> float:
         """The area that `other` doesn't cover."""
         return (self.right - self.left) * (self.bottom - self.top) - self.overlap(other)
@@ -39,6 +43,14 @@ class _Point(NamedTuple):
     name: str
     x: float
     y: float
+
+
+class _Look(NamedTuple):
+    """How a method's marks look in both charts."""
+
+    shape: str
+    """An outline in a square from -1 to 1."""
+    classes: str
 
 
 class _Axis(NamedTuple):
@@ -63,9 +75,14 @@ _SHAPES: Final = (
     "M-.4,-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
     "M-1.1,0L.9,-1.1V1.1Z",
     "M1.1,0L-.9,-1.1V1.1Z",
-    "M-1.1,-.5L0,-1.1L1.1,-.5V.5L0,1.1L-1.1,.5Z",
+    "M-1.1,-.7L-.7,-1.1L0,-.4L.7,-1.1L1.1,-.7L.4,0L1.1,.7L.7,1.1L0,.4L-.7,1.1L-1.1,.7L-.4,0Z",
+    "M-1,-1.1H1L.2,0L1,1.1H-1L-.2,0Z",
+    "M-.45,-1.2H.45V1.2H-.45Z",
 )
+#: `.hue-0` and so on in page.css; has no factor in common with the number of shapes, so that all pairs come in turn.
+_HUES: Final = 4
 _LETTER: Final = 6.7  # mean width of a letter at 12 px
+_CAPITAL: Final = 8.4
 _LINE: Final = 14.0
 
 
@@ -79,6 +96,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
         if not front or points[place][1] > points[front[-1]][1]:
             front.append(place)
     return front
+
+
+def _looks(rows: Sequence[Row], first: str) -> dict[str, _Look]:
+    """Method -> its look, baselines before networks. first: the method that stands out."""
+    looks = {}
+    for kind in ("baseline", "network"):
+        alike = [row.model for row in rows if kind_of(row.model) == kind and row.model != _BASE]
+        for place, model in enumerate(alike):
+            hue = "" if kind == "baseline" else " first" if model == first else f" hue-{place % _HUES}"
+            looks[model] = _Look(_SHAPES[place % len(_SHAPES)], f"mark {kind}{hue}")
+    return looks
 
 
 def _both_widths(draw: Callable[[float, float, str], str]) -> str:
@@ -96,16 +124,20 @@ def pareto_chart(rows: Sequence[Row], first: str) -> str:
     drawn = {point.name for point in points}
     missing = [f"{row.model} ({number(row.psnr_y, 2)} dB)" for row in rows if row.model not in drawn]
     left_out = f" Not drawn, without a finite time or PSNR: {', '.join(missing)}." if missing else ""
+    stands_out = f" In bold {first}: the highest PSNR, or within 0.01 dB of it and the fastest." if first else ""
     caption = (
         f"<figcaption>PSNR of Y against time <br><small>{escape(rows[0].protocol_y)}. The line is the Pareto front:"
-        f" hollow marks have something faster and better.{escape(left_out)}</small></figcaption>"
+        f" hollow marks have something faster and better.{escape(stands_out + left_out)}</small></figcaption>"
     )
     if not points:
         return f"<figure>{caption}</figure>"
-    return f"<figure>{caption}{_both_widths(lambda w, h, kind: _pareto_svg(points, first, w, h, kind))}</figure>"
+    looks = _looks(rows, first) | {_BASE: _Look(_SHAPES[0], "mark baseline")}
+    return f"<figure>{caption}{_both_widths(lambda w, h, kind: _pareto_svg(points, looks, first, w, h, kind))}</figure>"
 
 
-def _pareto_svg(points: Sequence[_Point], first: str, width: float, height: float, kind: str) -> str:
+def _pareto_svg(
+    points: Sequence[_Point], looks: Mapping[str, _Look], first: str, width: float, height: float, kind: str
+) -> str:
     plot = Box(44, 8, width - 8, height - 44)
     x = _axis([point.x for point in points], plot.left, plot.right, 0.08, least=0.3)
     y = _axis([point.y for point in points], plot.bottom, plot.top, 0.08, least=0.5)
@@ -117,16 +149,12 @@ def _pareto_svg(points: Sequence[_Point], first: str, width: float, height: floa
     steps += [f"H{x(points[place].x):.1f}V{y(points[place].y):.1f}" for place in front[1:]]
     parts.append(f'<path class="front" d="{"".join(steps)}H{plot.right:g}"/>')
     centres = [(x(point.x), y(point.y)) for point in points]
-    for place, (point, (across, down)) in enumerate(zip(points, centres, strict=True)):
-        classes = f"{_mark_class(point.name, first)} {'best' if place in front else 'dominated'}"
-        title = f"{point.name}: {point.y:.2f} dB, {10**point.x:,.0f} ms per Mpx"
-        parts.append(_mark(classes, 0, across, down, title))
     line = [centres[place] for place in front]
     lines = [box for before, after in pairwise([*line, (plot.right, line[-1][1])]) for box in _step(before, after)]
     named = [(point.name, *centre) for point, centre in zip(points, centres, strict=True)]
     labels = place_labels(named, plot, lines)
     for point, centre, box in zip(points, centres, labels, strict=True):
-        near = (min(max(centre[0], box.left), box.right), min(max(centre[1], box.top), box.bottom))
+        near = box.nearest(*centre)
         if math.dist(near, centre) > 9:
             parts.append(f'<path class="leader" d="M{centre[0]:.1f},{centre[1]:.1f}L{near[0]:.1f},{near[1]:.1f}"/>')
         style = "leading" if point.name == first else "name" if kind_of(point.name) == "network" else "other"
@@ -134,6 +162,12 @@ def _pareto_svg(points: Sequence[_Point], first: str, width: float, height: floa
             f'<text class="label {style}" x="{(box.left + box.right) / 2:.1f}" y="{box.bottom - 3:.1f}"'
             f' text-anchor="middle">{escape(point.name)}</text>'
         )
+    # Over leaders and letters, so that none hides a mark.
+    for place, (point, (across, down)) in enumerate(zip(points, centres, strict=True)):
+        look = looks[point.name]
+        classes = f"{look.classes} {'best' if place in front else 'dominated'}"
+        title = f"{point.name}: {point.y:.2f} dB, {10**point.x:,.0f} ms per Mpx"
+        parts.append(_mark(look._replace(classes=classes), across, down, title))
     words = f"PSNR of Y against time of {len(points)} methods; the table has the figures"
     return _svg(parts, width, height, kind, words)
 
@@ -155,12 +189,18 @@ def place_labels(points: Sequence[tuple[str, float, float]], bounds: Box, lines:
     crowd = [sum(math.dist(a[1:], b[1:]) < 60 for b in points) for a in points]
     for place in sorted(range(len(points)), key=lambda place: -crowd[place]):
         text, x, y = points[place]
-        wide = len(text) * _LETTER
+        wide = _width(text)
+        centres = [each[1:] for at, each in enumerate(points) if at != place]
         others = [box for at, box in enumerate(marks) if at != place] + [box for box in placed if box]
         placed[place] = min(
             _candidates(x, y, wide),
             key=lambda box: (
-                round(4 * (sum(map(box.overlap, others)) + box.outside(bounds)) + sum(map(box.overlap, lines)), 3),
+                round(
+                    4 * (sum(map(box.overlap, others)) + box.outside(bounds))
+                    + sum(map(box.overlap, lines))
+                    + 200 * sum(_from_line(centre, (x, y), box.nearest(x, y)) < 7 for centre in centres),
+                    3,
+                ),
                 math.dist((x, y), ((box.left + box.right) / 2, (box.top + box.bottom) / 2))
                 - 0.5 * wide * (box.left > x),
             ),
@@ -168,8 +208,20 @@ def place_labels(points: Sequence[tuple[str, float, float]], bounds: Box, lines:
     return [box for box in placed if box]
 
 
+def _width(text: str) -> float:
+    return sum(_CAPITAL if letter.isupper() else _LETTER for letter in text)
+
+
+def _from_line(point: tuple[float, float], start: tuple[float, float], end: tuple[float, float]) -> float:
+    """How far a point lies from a straight line between two others."""
+    (across, down), length = (end[0] - start[0], end[1] - start[1]), math.dist(start, end)
+    along = (point[0] - start[0]) * across + (point[1] - start[1]) * down
+    part = min(max(along / length**2, 0), 1) if length else 0
+    return math.dist(point, (start[0] + part * across, start[1] + part * down))
+
+
 def _candidates(x: float, y: float, wide: float) -> Iterator[Box]:
-    for far in (0, 10, 20, 32, 46, 62):
+    for far in (0, 10, 20, 32, 46, 62, 80):
         gap, half = 8 + far, _LINE / 2
         for left, top in (
             (x + gap, y - half),
@@ -208,18 +260,14 @@ def gain_chart(rows: Sequence[Row], measured: Mapping[str, Mapping[str, Measurem
     )
     if not any(gains.values()):
         return f"<figure>{caption}</figure>"
-    shapes: dict[str, int] = {}
-    for kind in ("baseline", "network"):
-        alike = [model for model in others if kind_of(model) == kind]
-        shapes |= {model: place % len(_SHAPES) for place, model in enumerate(alike)}
+    looks = {model: look for model, look in _looks(rows, first).items() if model in gains}
     legend = "".join(
-        f'<li><svg viewBox="-7 -7 14 14" aria-hidden="true">'
-        f"{_mark(_mark_class(model, first), shapes[model], 0, 0, '')}</svg>{escape(model)}</li>"
-        for model in shapes
+        f'<li><svg viewBox="-7 -7 14 14" aria-hidden="true">{_mark(look, 0, 0, "")}</svg>{escape(model)}</li>'
+        for model, look in looks.items()
     )
 
     def draw(width: float, height: float, kind: str) -> str:
-        return _scatter_svg({model: gains[model] for model in shapes}, order, shapes, first, width, height, kind)
+        return _scatter_svg({model: gains[model] for model in looks}, order, looks, width, height, kind)
 
     return f'<figure>{caption}{_both_widths(draw)}<ul class="legend">{legend}</ul></figure>'
 
@@ -227,8 +275,7 @@ def gain_chart(rows: Sequence[Row], measured: Mapping[str, Mapping[str, Measurem
 def _scatter_svg(
     gains: Mapping[str, Mapping[str, float]],
     order: Sequence[str],
-    shapes: Mapping[str, int],
-    first: str,
+    looks: Mapping[str, _Look],
     width: float,
     height: float,
     kind: str,
@@ -249,12 +296,12 @@ def _scatter_svg(
                 f'<text x="{middle + 4:.1f}" y="{plot.bottom + 14:g}" text-anchor="end"'
                 f' transform="rotate(-32 {middle + 4:.1f} {plot.bottom + 14:g})">{escape(short[place])}</text>'
             )
-        spread = min(room * 0.6, 56)
+        spread = min(room * 0.8, 9 * len(gains))
         for at, (model, each) in enumerate(gains.items()):
             if name in each:
                 across = middle + (at / max(len(gains) - 1, 1) - 0.5) * spread
                 title = f"{name}, {model}: {each[name]:+.2f} dB over bicubic"
-                parts.append(_mark(_mark_class(model, first), shapes[model], across, y(each[name]), title))
+                parts.append(_mark(looks[model], across, y(each[name]), title))
     if not named:
         parts.append(
             f'<text x="{(plot.left + plot.right) / 2:.1f}" y="{height - 8:g}" text-anchor="middle">'
@@ -288,16 +335,12 @@ def _alike(texts: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
 
 
-def _mark_class(model: str, first: str) -> str:
-    return f"mark {kind_of(model)}{' first' if model == first else ''}"
-
-
-def _mark(classes: str, shape: int, x: float, y: float, title: str) -> str:
+def _mark(look: _Look, x: float, y: float, title: str) -> str:
     inner = f"<title>{escape(title)}</title>" if title else ""
     # The stroke is scaled as well, so its width is told in the style for a mark of this size.
     return (
-        f'<path class="{classes}" vector-effect="non-scaling-stroke" transform="translate({x:.1f} {y:.1f}) scale(4)"'
-        f' d="{_SHAPES[shape]}">{inner}</path>'
+        f'<path class="{look.classes}" vector-effect="non-scaling-stroke"'
+        f' transform="translate({x:.1f} {y:.1f}) scale(4.4)" d="{look.shape}">{inner}</path>'
     )
 
 

@@ -93,6 +93,7 @@
       context.drawImage(picture(method), 0, 0, cols, rows);
       Object.assign(canvas.dataset, { x: x.toFixed(1), y: y.toFixed(1), zoom: zoom.toFixed(3) });
     });
+    stage.classList.toggle("narrow", stage.clientWidth < 160);
     const [wide, high] = [facts.cols, facts.rows];
     const clipped = (from, whole) => [limit(from - half, 0, whole), limit(from + half, 0, whole)];
     const [[x0, x1], [y0, y1]] = [clipped(x, wide), clipped(y, high)];
@@ -100,6 +101,7 @@
       left: `${(x0 / wide) * 100}%`, width: `${((x1 - x0) / wide) * 100}%`,
       top: `${(y0 / high) * 100}%`, height: `${((y1 - y0) / high) * 100}%`,
     });
+    frame.dataset.spot = spot + 1;
     $("#zoom").textContent = `${Math.round(zoom * 100)} %`;
   }
 

@@ -21,15 +21,31 @@ import numpy.typing as npt
 from superfine.atomic import written_whole
 from superfine.classical.resample import matlab_resize
 from superfine.color import to_kind, to_unit
+from superfine.engine import Precision
 from superfine.errors import OutputError, ShapeError, UsageError
 from superfine.evaluate.benchmark import judge, open_methods, protocol
 from superfine.evaluate.listener import Listener
 from superfine.evaluate.methods import Method
-from superfine.evaluate.page import MISSING, TIMES, asset, class_attribute, escape, html_number, image, number, page
+from superfine.evaluate.page import (
+    MISSING,
+    TIMES,
+    asset,
+    best_of,
+    class_attribute,
+    escape,
+    html_number,
+    image,
+    is_best,
+    number,
+    page,
+)
 from superfine.evaluate.pairs import decode
+from superfine.evaluate.peers import Colour, ValueRange
 from superfine.evaluate.record import Figures
 from superfine.evaluate.usage import machine
+from superfine.image import open_picture
 from superfine.models import CLASSICAL, family, find_model, list_models
+from superfine.route import MAX_SCALE
 
 __all__ = [
     "Comparison",
@@ -61,7 +77,7 @@ _NETWORKS: Final = ("fast", "balanced", "photo")
 # Ends of the difference maps' scale, in levels of 255.
 _ENDS: Final = (4, 8, 16, 32, 64, 128, 255)
 _REFERENCE: Final = "reference"
-_FACTS: Final = ("name", "seconds", "engine", "precision", "sha256", "parameters", "file_bytes", "notes")
+_FACTS: Final = ("name", "seconds", "runs", "engine", "precision", "sha256", "parameters", "file_bytes", "notes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +88,9 @@ class Output:
     pixels: Bytes = field(repr=False)
     """(H, W, 3)."""
     seconds: float
-    """For the whole picture, without decoding and encoding."""
+    """For the whole picture, without decoding and encoding: the median of `runs`."""
+    runs: int
+    """How many were timed after a first one; 0 where that first one took so long that it is the only one."""
     engine: str
     precision: str
     sha256: str
@@ -112,6 +130,8 @@ class Comparison:
     outputs: tuple[Output, ...]
     reference: Bytes | None = field(default=None, repr=False)
     reference_name: str = ""
+    notes: tuple[str, ...] = ()
+    """What a person should know: transparency that was laid on white, default networks that the scale lacks."""
     protocol_y: str = ""
     protocol_rgb: str = ""
     version: str
@@ -142,7 +162,10 @@ class Comparison:
 
 
 def default_models(scale: int) -> tuple[str, ...]:
-    """Nearest, bicubic, and of `fast`, `balanced` and `photo` those that there are for the scale."""
+    """Nearest, bicubic, and of `fast`, `balanced` and `photo` those that there are for the scale.
+
+    Which aren't is in `Comparison.notes`.
+    """
     there = {family(model.card) for model in list_models() if model.card.scale == scale}
     return ("nearest", "bicubic", *(name for name in _NETWORKS if name in there))
 
@@ -153,23 +176,34 @@ def compare(
     *,
     scale: int = 2,
     reference: Path | str | Array | None = None,
+    foreign_colour: Colour | None = None,
+    foreign_range: ValueRange | None = None,
+    engine: str = "openvino",
+    precision: Precision = "auto",
     listener: Listener | None = None,
 ) -> Comparison:
     """Enlarge one picture by several methods, each timed, and hold them against each other and a reference.
 
     source: a file, or (h, w) or (h, w, 1|3) in uint8, uint16 or float32; compared as 8 bits,
     alpha laid on white. models: two or more names (a classical method, a network, a file), or
-    methods that are open; `default_models` unless given. reference: the true large picture,
-    scale times as large. All results are held in memory at once. Time: the
-    median of three runs of the whole picture after a first one, of fewer where they take longer than ten
-    seconds together. Raises UsageError,
-    ShapeError where the reference has another size, SourceError, ModelError.
+    methods that are open; `default_models` unless given. scale: 1 to 16. reference: the true large picture,
+    scale times as large. foreign_colour, foreign_range, engine, precision: as in `benchmark.open_methods`.
+    All results are held in memory at once. Time: the median of three runs of the whole picture after a first one,
+    of fewer where they take longer than ten seconds together. Raises UsageError, ShapeError where the reference has
+    another size, SourceError, ModelError, EngineError.
     """
+    if not 1 <= scale <= MAX_SCALE:
+        raise UsageError(
+            f"--scale {scale} is {'over' if scale > 1 else 'under'} {MAX_SCALE if scale > 1 else 1};"
+            f" give one from 1 to {MAX_SCALE}"
+        )
     small, target = _pixels(source), None if reference is None else _pixels(reference)
     wanted = default_models(scale) if models is None else models
     if len(wanted) < 2:
         raise UsageError("one method has nothing to stand beside; give two or more, such as bicubic and fast")
-    methods = open_methods(wanted, scale)
+    methods = open_methods(
+        wanted, scale, foreign_colour=foreign_colour, foreign_range=foreign_range, engine=engine, precision=precision
+    )
     for place, method in enumerate(methods):
         if method.scale != scale:
             raise UsageError(f"{method.name} enlarges x{method.scale}, not x{scale}; compare one scale at a time")
@@ -198,6 +232,10 @@ def compare(
         outputs=tuple(outputs),
         reference=target,
         reference_name="" if reference is None else _name(reference, "an array"),
+        notes=(
+            *_laid_on_white(source, reference),
+            *(_left_out(scale) if tuple(wanted) == default_models(scale) else ()),
+        ),
         protocol_y=protocol("Y601-limited", scale, rule) if rule else "",
         protocol_rgb=protocol("RGB", scale, rule) if rule else "",
         version=version("superfine"),
@@ -297,6 +335,21 @@ def _name(given: Path | str | Array | None, otherwise: str) -> str:
     return Path(given).name if isinstance(given, (Path, str)) else otherwise
 
 
+def _laid_on_white(*given: Path | str | Array | None) -> Iterator[str]:
+    for each in given:
+        if isinstance(each, (Path, str)) and open_picture(Path(each)).alpha:
+            yield f"{Path(each).name}: its transparency was laid on white"
+
+
+def _left_out(scale: int) -> Iterator[str]:
+    """The default networks that aren't there for a scale, in words."""
+    scales = {name: [model.card.scale for model in list_models() if family(model.card) == name] for name in _NETWORKS}
+    lacking = {name: each for name, each in scales.items() if scale not in each}
+    if lacking:
+        named = "; ".join(f"{name} (only x{', x'.join(map(str, sorted(each)))})" for name, each in lacking.items())
+        yield f"compared by default, but not there for x{scale}: {named}"
+
+
 def _rule(small: Bytes, large: Bytes) -> str:
     """How the small picture came about, seen and not believed."""
     return "matlab-bicubic" if np.array_equal(small, matlab_resize(large, small.shape[:2])) else "LR as given"
@@ -332,6 +385,7 @@ def _output(method: Method, small: Bytes, target: Bytes | None, file_bytes: int)
         name=method.name,
         pixels=pixels,
         seconds=statistics.median(turns or [first]),
+        runs=len(turns),
         engine=method.engine,
         precision=method.precision,
         sha256=method.sha256,
@@ -443,9 +497,10 @@ def _head(comparison: Comparison) -> str:
         ("Date", comparison.date),
     ]
     listed = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts)
+    notes = "".join(f'<p class="soft">{escape(note)}.</p>' for note in comparison.notes)
     return (
         f'<header><p class="eyebrow">superfine compare</p><h1>{escape(comparison.source)}</h1>'
-        f'<dl class="facts">{listed}</dl></header>'
+        f'<dl class="facts">{listed}</dl>{notes}</header>'
         '<noscript><p class="soft">The divider and the crops need JavaScript, which is in this file.</p></noscript>'
     )
 
@@ -476,7 +531,8 @@ def _slider(layout: _Layout) -> str:
     return (
         '<section aria-labelledby="slider-title"><h2 id="slider-title">Before and after</h2>'
         f'<div class="tools">{select("left", "Left", layout.left)}{select("right", "Right", layout.right)}'
-        '<span class="soft">Drag, or move the divider with the arrow keys.</span></div>'
+        '<span class="soft">Drag, or move the divider with the arrow keys. The frame with a number is the place that'
+        " the crops below show.</span></div>"
         f'{note}<div class="stage">{layers}<div class="frame" aria-hidden="true"></div>'
         '<span class="tag before" aria-hidden="true"></span><span class="tag after" aria-hidden="true"></span>'
         '<div class="divider" role="slider" tabindex="0" aria-label="Divider between left and right picture"'
@@ -524,7 +580,8 @@ def _crops(comparison: Comparison, layout: _Layout) -> str:
         '<section aria-labelledby="crops-title"><h2 id="crops-title">Where they differ most</h2>'
         f'<p class="soft">Squares of {side} px with the greatest mean absolute difference over all pairs of methods'
         f" (R, G, B{left_out}), apart from each other.{' In dB: PSNR of Y of the whole picture.' if figures[0] else ''}"
-        " Drag to move all crops; pinch, use + and &minus;, or click and turn the wheel to zoom; 0 goes back.</p>"
+        " Drag to move all crops; pinch, use + and &minus;, or click and turn the wheel to zoom; 0 goes back."
+        " Above 100 % every pixel is a square.</p>"
         f'<div class="tools"><div class="buttons spots" role="group" aria-label="Places">{buttons}</div>'
         '<div class="buttons right" role="group" aria-label="Zoom">'
         '<button type="button" id="farther" aria-label="Zoom out">&minus;</button>'
@@ -555,7 +612,7 @@ def _maps(comparison: Comparison, layout: _Layout) -> str:
     needed = max(float(np.percentile(each, 99)) for each in maps)
     end = next((level for level in _ENDS if level >= needed), _ENDS[-1])
     figures = "".join(
-        f"<figure>{image(_coloured(each, end), f'Difference between {output.name} and {base}')}<figcaption>"
+        f"<figure>{image(_squares(_coloured(each, end)), f'Difference between {output.name} and {base}')}<figcaption>"
         f"<span>{escape(output.name)}</span><small>mean {float(each.mean()):.2f}</small></figcaption></figure>"
         for output, each in zip(named, maps, strict=True)
     )
@@ -629,6 +686,7 @@ def _figures(comparison: Comparison) -> str:
             [
                 _Column("ms", lambda output: _milliseconds(output.seconds * 1e3)),
                 _Column("ms per Mpx", lambda output: _milliseconds(output.seconds * 1e3 / megapixels)),
+                _Column("runs", lambda output: str(output.runs or "first")),
             ],
         ),
         ("Result", [_Column("px", lambda output: f"{output.pixels.shape[1]} &times; {output.pixels.shape[0]}")]),
@@ -646,7 +704,7 @@ def _figures(comparison: Comparison) -> str:
             "Run by",
             [
                 _Column("engine", lambda output: escape(output.engine), style="text"),
-                _Column("in", lambda output: escape(output.precision)),
+                _Column("precision", lambda output: escape(output.precision)),
             ],
         ),
     ]
@@ -658,7 +716,7 @@ def _figures(comparison: Comparison) -> str:
         for first, column in _flat(groups)
     )
     best = {
-        id(column): max(_finite(column.value(output)) for output in comparison.outputs)
+        id(column): best_of([column.value(output) for output in comparison.outputs], column.digits)
         for _, columns in groups
         for column in columns
         if column.value
@@ -668,12 +726,12 @@ def _figures(comparison: Comparison) -> str:
         kind = class_attribute("baseline" if output.name in CLASSICAL else "")
         cells = [f'<th scope="row">{escape(output.name)}</th>']
         for first, column in _flat(groups):
-            marked = _is_best(column, output, best)
+            marked = column.value and is_best(column.value(output), best[id(column)], column.digits)
             style = class_attribute("group" if first else "", column.style, "best" if marked else "")
             heard = '<span class="only-read"> best</span>' if marked else ""
             cells.append(f"<td{style}>{column.cell(output)}{heard}</td>")
         lines.append(f"<tr{kind}>{''.join(cells)}</tr>")
-    legend = " &#9656; marks the best of a column." if best else ""
+    legend = "" if all(map(math.isnan, best.values())) else " &#9656; marks the best of a column."
     notes = "".join(
         f'<p class="soft">{escape(output.name)}: {escape(note)}</p>'
         for output in comparison.outputs
@@ -685,7 +743,8 @@ def _figures(comparison: Comparison) -> str:
         f'<tr><td></td>{heads}</tr><tr><th scope="col">Method</th>{names}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
         '<p class="soft">Time: the median of three runs of the whole picture after a first one, of fewer where they'
-        " take longer than ten seconds together; decoding and encoding left out; per million pixels of input."
+        " take longer than ten seconds together, and that first one where it alone does; decoding and encoding left"
+        " out; per million pixels of input."
         f"{legend}</p>{notes}</section>"
     )
 
@@ -694,17 +753,6 @@ def _flat(groups: Sequence[tuple[str, Sequence[_Column]]]) -> Iterator[tuple[boo
     for _, columns in groups:
         for place, column in enumerate(columns):
             yield place == 0, column
-
-
-def _is_best(column: _Column, output: Output, best: dict[int, float]) -> bool:
-    """As good as the best in the digits that are shown."""
-    if column.value is None or math.isnan(value := column.value(output)):
-        return False
-    return number(value, column.digits) == number(best[id(column)], column.digits)
-
-
-def _finite(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
 
 
 def _milliseconds(value: float) -> str:
@@ -730,6 +778,12 @@ def _shown_width(rows: int, cols: int) -> int:
     """CSS pixels of a small result, each of its pixels a square of several; 0 for all others."""
     factor = _SMALL_SIDE // max(rows, cols)
     return cols * factor if factor > 1 else 0
+
+
+def _squares(pixels: Bytes) -> Bytes:
+    """A small picture with each pixel as a square of several, so that no browser smooths it."""
+    factor = max(1, _SMALL_SIDE // max(pixels.shape[:2]))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _overview(pixels: Bytes) -> Bytes:

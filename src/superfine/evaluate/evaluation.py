@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -15,6 +15,7 @@ from superfine.evaluate.tables import table_html, table_text
 __all__ = ["Evaluation"]
 
 _KINDS: Final = {"row": "rows", "failure": "failures", "picture": "measurements"}
+_TYPES: Final[dict[str, Any]] = {"row": Row, "failure": Failure, "picture": Measurement}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +31,18 @@ class Evaluation:
     failures: tuple[Failure, ...] = ()
 
     def __str__(self) -> str:
-        return table_text(self.rows, self.failures)
+        return table_text(self.rows, self.failures, self.notes)
 
     def _repr_html_(self) -> str:
         return table_html(self.rows, self.failures)
 
     def lines(self) -> list[str]:
-        """Lines of JSON: the run, then rows, failures and pictures."""
+        """Lines of JSON: the run and how many lines follow, then rows, failures and pictures."""
+        rest = [{"kind": kind, **asdict(entry)} for kind, name in _KINDS.items() for entry in getattr(self, name)]
         head = {"version": self.version, "date": self.date, "machine": dict(self.machine), "notes": list(self.notes)}
-        lines = [{"kind": "evaluation", **head}]
-        for kind, name in _KINDS.items():
-            lines += [{"kind": kind, **asdict(entry)} for entry in getattr(self, name)]
-        return [json.dumps(_plain(line), ensure_ascii=False, allow_nan=False) for line in lines]
+        lines = [{"kind": "evaluation", "lines": len(rest), **head}, *rest]
+        # In ASCII: file names may hold bytes that no encoding knows.
+        return [json.dumps(_plain(line), allow_nan=False) for line in lines]
 
     def save(self, path: Path | str) -> None:
         """Write `lines`, whole or not at all. Raises OutputError."""
@@ -58,25 +59,26 @@ class Evaluation:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
-        types: dict[str, Any] = {"picture": Measurement, "row": Row, "failure": Failure}
-        facts: dict[str, Any] = {}
         found: dict[str, list[Any]] = {name: [] for name in _KINDS.values()}
+        facts: dict[str, Any] = {}
         for number, line in enumerate(lines, 1):
             try:
                 given = json.loads(line)
                 kind = given.pop("kind")
-                if kind == "evaluation":
-                    facts = {**given, "notes": tuple(given["notes"])}
+                if number == 1:
+                    facts = {**_known(given, cls, ("version", "date", "machine")), "notes": tuple(given["notes"])}
+                    rest = given["lines"]
                 else:
-                    found[_KINDS[kind]].append(_read(types[kind], given))
+                    found[_KINDS[kind]].append(_read(_TYPES[kind], given))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
+                words = str(error) if type(error) is ValueError else "it says other things"
                 raise SourceError(
-                    f"{path}: line {number} is none of an evaluation: {error}; give a file that --out wrote"
+                    f"{path}: line {number} is none of an evaluation by this version of superfine ({words}); give a"
+                    " file that --out wrote, or judge again"
                 ) from error
-        try:
-            return cls(**facts | {name: tuple(entries) for name, entries in found.items()})
-        except TypeError as error:
-            raise SourceError(f"{path}: isn't an evaluation; give a file that --out wrote") from error
+        if not facts or len(lines) - 1 != rest:
+            raise SourceError(f"{path}: is empty or cut off; give a file that --out wrote")
+        return cls(**facts | {name: tuple(entries) for name, entries in found.items()})
 
 
 def _plain(value: Any) -> Any:
@@ -88,13 +90,29 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read(kind: Any, given: dict[str, Any]) -> Any:
-    numbers = {entry.name for entry in fields(kind) if entry.type is float}
-    for name in numbers:
-        value = given[name]
-        if not (value is None or value in ("inf", "-inf") or type(value) in (int, float)):
-            raise ValueError(f"{name} is {value!r}")
-        given[name] = math.nan if value is None else float(value)
-    if "distances" in given:
-        given["distances"] = {key: math.nan if v is None else float(v) for key, v in given["distances"].items()}
-    return kind(**given)
+def _known(given: Mapping[str, Any], kind: Any, wanted: Sequence[str]) -> dict[str, Any]:
+    """What `kind` has a field for; what a later version adds is left out. Raises ValueError where one is missing."""
+    if missing := [name for name in wanted if name not in given]:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    names = {entry.name for entry in fields(kind)}
+    return {name: value for name, value in given.items() if name in names and name != "notes"}
+
+
+def _read(kind: Any, given: Mapping[str, Any]) -> Any:
+    wanted = [entry.name for entry in fields(kind) if entry.default_factory is MISSING]
+    facts = _known(given, kind, wanted)
+    for entry in fields(kind):
+        value = facts.get(entry.name)
+        if entry.type is float:
+            facts[entry.name] = _number(entry.name, value)
+        elif entry.type in (int, str) and type(value) is not entry.type:
+            raise ValueError(f"{entry.name} is {value!r}")
+    if "distances" in facts:
+        facts["distances"] = {name: _number(name, value) for name, value in facts["distances"].items()}
+    return kind(**facts)
+
+
+def _number(name: str, value: Any) -> float:
+    if not (value is None or value in ("inf", "-inf") or type(value) in (int, float)):
+        raise ValueError(f"{name} is {value!r}")
+    return math.nan if value is None else float(value)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import math
+from collections.abc import Sequence
 from importlib import resources
 
 import numpy as np
@@ -14,11 +15,13 @@ __all__ = [
     "MISSING",
     "TIMES",
     "asset",
+    "best_of",
     "class_attribute",
     "data_uri",
     "escape",
     "html_number",
     "image",
+    "is_best",
     "number",
     "page",
 ]
@@ -48,6 +51,19 @@ def html_number(value: float, digits: int, *, infinite: str = "identical") -> st
     """`number` for HTML. infinite: what infinity means there, in words."""
     text = number(value, digits)
     return f'<abbr title="{escape(infinite)}">{text}</abbr>' if value == math.inf else text
+
+
+def best_of(values: Sequence[float], digits: int, *, better: int = 1) -> float:
+    """The greatest (better: 1) or least (-1) value; NaN where no two differ in the digits that are shown."""
+    known = [value for value in values if not math.isnan(value)]
+    if len({number(value, digits) for value in known}) < 2:
+        return math.nan
+    return max(known, key=lambda value: better * value)
+
+
+def is_best(value: float, best: float, digits: int) -> bool:
+    """As good as the best in the digits that are shown."""
+    return not math.isnan(value) and number(value, digits) == number(best, digits)
 
 
 def data_uri(pixels: Bytes) -> str:

@@ -6,6 +6,7 @@ same-size pairs     LR shows less than HR at the same size: reduced by the scale
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from superfine.color import to_kind, to_unit
 from superfine.errors import SourceError, UsageError
 from superfine.image import open_picture
 from superfine.layouts import Source, pictures_in
+from superfine.route import MAX_SCALE
 
 __all__ = ["REDUCTIONS", "Dataset", "Pair", "decode", "open_dataset"]
 
@@ -99,7 +101,7 @@ class Dataset:
         if source.same_size:
             as_is = np.ascontiguousarray(small[: rows * scale, : cols * scale])
             reduced = as_is if scale == 1 else matlab_resize(as_is, (rows, cols))
-            return Pair(source.name, reduced, large, as_is, f"paired, pre-reduced {scale}")
+            return Pair(source.name, reduced, large, as_is, f"paired, pre-reduced {scale}" if scale > 1 else "paired")
         known = np.array_equal(small, _matlab(large, scale, place))  # seen, not believed
         return Pair(source.name, small, large, rule="matlab-bicubic" if known else "LR as given")
 
@@ -113,6 +115,8 @@ def open_dataset(folder: Path, scale: int, *, reduction: str = "matlab-bicubic")
     """
     if reduction not in REDUCTIONS:
         raise UsageError(f"no rule {reduction!r} that makes LR; there are {', '.join(REDUCTIONS)}")
+    if not 1 <= scale <= MAX_SCALE:
+        raise UsageError(f"--scale {scale} is outside 1 to {MAX_SCALE}")
     found = pictures_in(folder, scale)
     sources, notes = _test_part(found.sources)
     kinds = {(source.small is not None, source.same_size) for source in sources}
@@ -123,10 +127,13 @@ def open_dataset(folder: Path, scale: int, *, reduction: str = "matlab-bicubic")
         )
     if not kinds:
         reason = f": {found.unfit[0][0].name}: {found.unfit[0][1]}" if found.unfit else ""
-        others = f"; {len(found.ignored)} other files lie there" if found.ignored else ""
+        counts = Counter(reason for _, reason in found.ignored)
+        others = "".join(f"; {count} files are left out: {reason}" for reason, count in counts.most_common(3))
         raise SourceError(f"{folder}: holds no picture to judge by at scale {scale}{others}{reason}")
     if sources[0].small is not None and reduction != "matlab-bicubic":
         raise UsageError(f"{folder}: has LR of its own, so --lr {reduction} has nothing to make; leave it out")
+    if sources[0].small is None and scale == 1 and reduction == "matlab-bicubic":
+        raise UsageError(f"{folder}: at scale 1 LR would be HR itself; give --lr degraded, or same-size pairs")
     return Dataset(Path(os.path.abspath(folder)).name, scale, sources, found.unfit, notes, reduction)
 
 

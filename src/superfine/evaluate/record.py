@@ -3,12 +3,22 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["AS_IS", "Failure", "Figures", "Measurement", "Row", "regressions"]
+from superfine.errors import UsageError
+
+__all__ = ["AS_IS", "Failure", "Figures", "Gate", "Measurement", "Row", "regressions"]
 
 #: The row of same-size pairs that shows LR unchanged.
 AS_IS: Final = "LR as it is"
+_WORDS: Final = {
+    "psnr_y": "PSNR of Y",
+    "psnr_rgb": "PSNR of RGB",
+    "pooled_y": "pooled PSNR of Y",
+    "pooled_rgb": "pooled PSNR of RGB",
+    "ssim_y": "SSIM of Y",
+    "ssim_rgb": "SSIM of RGB",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +42,9 @@ class Measurement(Figures):
     picture: str
     model: str
     error_y: float
-    """Sum of squared differences over `samples`, white at 1."""
+    """Sum of squared differences of Y over `samples` pixels, white at 1."""
     error_rgb: float
-    """The same over three times as many."""
+    """The same of R, G and B together: over three times as many samples."""
     samples: int
     """Pixels compared."""
     pixels: int
@@ -74,31 +84,50 @@ class Failure:
     reason: str
 
 
-def regressions(
-    now: Sequence[Row], before: Sequence[Row], *, decibels: float = 0.02, ssim: float = 0.0005
-) -> tuple[list[str], list[str]]:
-    """Which figures fell by more than the tolerance, and which rows of `before` have no like now; in words.
+class Gate(NamedTuple):
+    """What became of a baseline's figures; all in words."""
+
+    fallen: list[str]
+    """Figures that fell by more than the tolerance."""
+    compared: int
+    """Rows that have their like."""
+    gone: list[str]
+    """Rows of the baseline without their like now."""
+    new: list[str]
+    """Rows of now without their like in the baseline: nothing guards them."""
+
+
+def regressions(now: Sequence[Row], before: Sequence[Row], *, decibels: float = 0.02, ssim: float = 0.0005) -> Gate:
+    """Hold rows against a baseline's.
 
     Rows are alike in data set, model, scale, pictures and protocol. decibels: the
     tolerance of mean and pooled PSNR; ssim: that of SSIM. A figure that isn't a number any more has fallen.
+    Raises UsageError for a tolerance below 0 or none.
     """
-    present = {_key(row): row for row in now}
-    fallen, missing = [], []
+    for name, tolerance in (("--tolerance", decibels), ("--ssim-tolerance", ssim)):
+        if not (tolerance >= 0 and math.isfinite(tolerance)):
+            raise UsageError(f"{name} {tolerance:g} is no tolerance; give 0 or more")
+    present, old_keys = {_key(row): row for row in now}, {_key(row) for row in before}
+    fallen: list[str] = []
     for old in before:
-        new = present.get(_key(old))
-        where = f"{old.dataset} x{old.scale}, {old.model}"
-        if new is None:
-            missing.append(f"{where} ({old.pictures} pictures; {old.protocol_y})")
+        if (new := present.get(_key(old))) is None:
             continue
         for name in ("psnr_y", "psnr_rgb", "pooled_y", "pooled_rgb", "ssim_y", "ssim_rgb"):
             was, is_now = getattr(old, name), getattr(new, name)
             tolerance = ssim if name.startswith("ssim") else decibels
             # Written so that NaN where there was a number counts as fallen, and infinity equals itself.
             if not (math.isnan(was) or is_now >= was - tolerance):
-                words = name.replace("_", " of ").replace("psnr", "PSNR").replace("ssim", "SSIM")
                 protocol = old.protocol_rgb if name.endswith("rgb") else old.protocol_y
-                fallen.append(f"{where}: {words} fell from {was:.4f} to {is_now:.4f} ({protocol})")
-    return fallen, missing
+                fallen.append(
+                    f"{old.dataset} x{old.scale}, {old.model}: {_WORDS[name]} fell from {was:.4f} to {is_now:.4f}"
+                    f" ({protocol})"
+                )
+    gone = [_words(row) for row in before if _key(row) not in present]
+    return Gate(fallen, len(before) - len(gone), gone, [_words(row) for row in now if _key(row) not in old_keys])
+
+
+def _words(row: Row) -> str:
+    return f"{row.dataset} x{row.scale}, {row.model} ({row.pictures} pictures; {row.protocol_y})"
 
 
 def _key(row: Row) -> tuple[object, ...]:

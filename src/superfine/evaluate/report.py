@@ -17,12 +17,7 @@ from superfine.evaluate.methods import ClassicalMethod, Method
 from superfine.evaluate.page import TIMES, escape, image, page
 from superfine.evaluate.pairs import Dataset
 from superfine.evaluate.record import Measurement, Row
-from superfine.evaluate.tables import (
-    best_network,
-    grouped,
-    pictures_of,
-    table,
-)
+from superfine.evaluate.tables import best_network, grouped, pictures_of, table
 
 __all__ = [
     "Shown",
@@ -65,7 +60,7 @@ def worst_pictures(evaluation: Evaluation, dataset: str, *, count: int = _SHOWN)
     """The pictures of a data set on which its best-ranked network is worst, and those on which it gains least.
 
     Half of `count` by the lowest PSNR of Y, the others by the least gain over bicubic; none
-    twice. The best-ranked network is the one with the highest mean PSNR of Y. Empty where no network was judged.
+    twice. The best-ranked network is `tables.best_network`. Empty where no network was judged.
     """
     best = best_network([row for row in evaluation.rows if row.dataset == dataset])
     if best is None:
@@ -180,7 +175,7 @@ def _worst_part(made: Bytes, large: Bytes, border: int) -> tuple[slice, slice]:
 
 _LEGEND: Final = (
     '<p class="soft">Means over the pictures of what each has; pooled: PSNR of the mean squared error of all samples.'
-    " Time per million pixels of input. &#9656; marks the best of a column, of cost among the networks."
+    " Time per million pixels of input.{marked}"
     " Methods in italics are baselines.</p>"
 )
 
@@ -188,10 +183,12 @@ _LEGEND: Final = (
 def _section(evaluation: Evaluation, name: str, rows: Sequence[Row], shown: Sequence[Shown]) -> str:
     best = best_network(rows)
     first = best.model if best else ""
+    figures = table(rows)
+    marked = " &#9656; marks the best of a column, of cost among the networks." if '"only-read"' in figures else ""
     parts = [
         f'<section><h2>{escape(name)} <span class="soft">&times;{rows[0].scale}, {pictures_of(rows)}</span></h2>',
-        table(rows),
-        _LEGEND,
+        figures,
+        _LEGEND.format(marked=marked),
         f'<div class="charts">{pareto_chart(rows, first)}{gain_chart(rows, _by_model(evaluation, name), first)}</div>',
     ]
     if shown:

@@ -6,9 +6,10 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 from superfine.evaluate.methods import BASELINES
-from superfine.evaluate.page import MISSING, class_attribute, escape, html_number, number
+from superfine.evaluate.page import MISSING, best_of, class_attribute, escape, html_number, is_best, number
 from superfine.evaluate.record import AS_IS, Failure, Row
 from superfine.models import CLASSICAL
+from superfine.terminal import one_line
 
 __all__ = ["best_network", "grouped", "kind_of", "pictures_of", "table", "table_html", "table_text"]
 
@@ -24,11 +25,16 @@ def table_html(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
     return f'<div class="superfine-evaluation"><style>{_NOTEBOOK}</style>{"".join(blocks)}</div>'
 
 
-def table_text(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
-    """The tables as plain text of 120 columns or fewer (more with many distances), the protocol above each."""
+def table_text(rows: Sequence[Row], failures: Sequence[Failure], notes: Sequence[str] = ()) -> str:
+    """The tables as plain text of 120 columns or fewer (more with many distances), the protocol above each.
+
+    Below them a line for each note, then the failures.
+    """
     blocks = [_text_block(name, part) for name, part in grouped(rows)]
+    if notes:
+        blocks.append("\n".join(f"note: {one_line(note)}" for note in notes))
     if failures:
-        lines = [f"  {_plain(each.name)}: {_plain(each.reason)}" for each in failures]
+        lines = [f"  {one_line(each.name)}: {one_line(each.reason)}" for each in failures]
         blocks.append("\n".join([f"failed: {len(failures)}", *lines]))
     return "\n\n".join(blocks)
 
@@ -65,9 +71,11 @@ def kind_of(model: str) -> str:
 
 
 def best_network(rows: Sequence[Row]) -> Row | None:
-    """The network with the highest mean PSNR of Y, if there is one."""
+    """The network with the highest mean PSNR of Y, of those within 0.01 dB of it the fastest; None without any."""
     networks = [row for row in rows if kind_of(row.model) == "network" and not math.isnan(row.psnr_y)]
-    return max(networks, key=lambda row: row.psnr_y, default=None)
+    highest = max((row.psnr_y for row in networks), default=math.nan)
+    alike = [row for row in networks if row.psnr_y >= highest - 0.01 - 1e-9]
+    return min(alike, key=lambda row: math.inf if math.isnan(row.ms_per_mpx) else row.ms_per_mpx, default=None)
 
 
 def pictures_of(rows: Sequence[Row]) -> str:
@@ -78,7 +86,7 @@ def pictures_of(rows: Sequence[Row]) -> str:
 
 
 class _Column(NamedTuple):
-    """A column of figures; the best value is the greatest (+1), the least (-1), or there is none (0)."""
+    """A column of figures; the best value is the greatest (+1) or the least (-1)."""
 
     head: str
     value: Callable[[Row], float]
@@ -125,17 +133,11 @@ _COSTS: Final = (
 def _best(column: _Column, rows: Sequence[Row]) -> float:
     """The best value of a column; NaN where there is none to speak of."""
     values = [column.value(row) for row in rows if column.among in ("", kind_of(row.model))]
-    values = [value for value in values if not math.isnan(value)]
-    if not column.better or len(values) < 2:
-        return math.nan
-    return max(values, key=lambda value: column.better * value)
+    return best_of(values, column.digits, better=column.better)
 
 
 def _is_best(column: _Column, row: Row, best: float) -> bool:
-    """As good as the best in the digits that are shown."""
-    value = column.value(row)
-    alike = number(value, column.digits) == number(best, column.digits)
-    return alike and not math.isnan(value) and column.among in ("", kind_of(row.model))
+    return column.among in ("", kind_of(row.model)) and is_best(column.value(row), best, column.digits)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -188,11 +190,11 @@ def _text_block(name: str, rows: Sequence[Row]) -> str:
     groups = [*_quality(rows), ("", list(_COSTS))]
     columns = [(place, column) for place, (_, columns) in enumerate(groups) for column in columns]
     short = {"pooled, dB": "pooled", "PSNR, dB": "PSNR", "ms per Mpx": "ms/Mpx"}
-    table = [["", *(short.get(column.head, column.head) for _, column in columns), "params", "SHA-256", "in"]]
+    table = [["", *(short.get(column.head, column.head) for _, column in columns), "params", "SHA-256", "prec."]]
     best = {id(column): _best(column, rows) for _, column in columns}
     ordered = [row for kind in ("baseline", "network") for row in rows if kind_of(row.model) == kind]
     for row in ordered:
-        cells = [_plain(row.model)]
+        cells = [one_line(row.model)]
         for _, column in columns:
             value = column.value(row)
             marked = _is_best(column, row, best[id(column)])
@@ -221,17 +223,11 @@ def _text_block(name: str, rows: Sequence[Row]) -> str:
             over.append(f"{group + 1}".center(ends[last] - ends[first - 1] - 2, "-") + "  ")
     legend = [f"  {place}  {head}" for place, (head, _) in enumerate(groups, 1) if head]
     engines = ", ".join(dict.fromkeys(row.engine for row in rows if row.engine))
-    head = f"{_plain(name)}, x{rows[0].scale}, {pictures_of(rows)}"
-    notes = f"  * best (costs: of the networks); ms for a million pixels of input; by {engines or MISSING}"
-    return "\n".join([head, *legend, notes, "".join(over).rstrip(), *lines])
+    head = f"{one_line(name)}, x{rows[0].scale}, {pictures_of(rows)}"
+    mark = "" if all(map(math.isnan, best.values())) else "; * best (costs: of the networks)"
+    notes = [f"  by {one_line(engines) or MISSING}", f"  ms for a million pixels of input{mark}"]
+    return "\n".join([head, *legend, *notes, "".join(over).rstrip(), *lines])
 
 
 def _ends(widths: Sequence[int]) -> list[int]:
     return list(accumulate(width + 2 for width in widths))
-
-
-def _plain(text: str) -> str:
-    """One line that a terminal shows and doesn't obey."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
