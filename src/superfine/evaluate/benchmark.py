@@ -247,27 +247,41 @@ class _Run:
                 continue
             self._rules.setdefault(dataset.name, set()).add(pair.rule)
             self._keep(pair.small)
-            for method in self.methods:
-                self._judge(dataset, pair, target, method)
+            # All are made before any is compared: comparing keeps threads awake that would slow a network.
+            made = {method.name: self._enlarge(dataset, pair, method) for method in self.methods}
+            for name, (output, seconds) in made.items():
+                if output is not None:
+                    self._compare(dataset, pair, name, target, output, seconds)
             if pair.as_is is not None:
-                self._note(dataset, pair, AS_IS, target.compare(pair.as_is, self.distances, self.pool), math.nan)
+                self._compare(dataset, pair, AS_IS, target, pair.as_is, math.nan)
 
-    def _judge(self, dataset: Dataset, pair: Pair, target: _Target, method: Method) -> None:
+    def _enlarge(self, dataset: Dataset, pair: Pair, method: Method) -> tuple[Bytes | None, float]:
+        """What a method makes of a picture, and in how many seconds; None where it fails."""
         try:
             with peak_memory() as peak:
                 started = time.perf_counter()
                 output = method(pair.small)
                 seconds = time.perf_counter() - started
-            compared = target.compare(output, self.distances, self.pool)
         except (SuperfineError, MemoryError) as error:
             self._fail(f"{dataset.name}/{pair.name} by {method.name}", str(error) or "out of memory")
+            return None, math.nan
+        finally:
+            self.listener.step(pair.name, method.name)
+        if method.name in self._held:
+            self._most[method.name] = max(self._most[method.name], peak.megabytes)
+        else:  # the first picture opens what the method keeps
+            self._held[method.name], self._most[method.name] = peak.kept, peak.megabytes - peak.kept
+        return output, seconds
+
+    def _compare(
+        self, dataset: Dataset, pair: Pair, model: str, target: _Target, output: Bytes, seconds: float
+    ) -> None:
+        try:
+            compared = target.compare(output, self.distances, self.pool)
+        except SuperfineError as error:
+            self._fail(f"{dataset.name}/{pair.name} by {model}", str(error))
         else:
-            self._note(dataset, pair, method.name, compared, seconds)
-            if method.name in self._held:
-                self._most[method.name] = max(self._most[method.name], peak.megabytes)
-            else:  # the first picture opens what the method keeps
-                self._held[method.name], self._most[method.name] = peak.kept, peak.megabytes - peak.kept
-        self.listener.step(pair.name, method.name)
+            self._note(dataset, pair, model, compared, seconds)
 
     def _note(self, dataset: Dataset, pair: Pair, model: str, compared: Compared, seconds: float) -> None:
         figures = compared.figures
@@ -355,9 +369,11 @@ class _Run:
 
 
 def _planes(pixels: Bytes, border: int) -> tuple[npt.NDArray[np.float32], list[Plane]]:
-    """The picture without its border in 0..1, and its Y, R, G, B."""
-    rgb = to_unit(np.ascontiguousarray(crop_border(pixels, border)))
-    return rgb, [limited_luma(rgb), *(np.ascontiguousarray(rgb[..., channel]) for channel in range(3))]
+    """The picture without its border in 0..1, (H, W, 3), and its Y, R, G, B."""
+    inner = crop_border(pixels, border)
+    planes = to_unit(np.ascontiguousarray(np.moveaxis(inner, 2, 0)))
+    rgb = np.moveaxis(planes, 0, 2)
+    return rgb, [limited_luma(rgb), *planes]
 
 
 def _ssim(pair: tuple[Plane, Plane]) -> float:

@@ -37,7 +37,9 @@ def squared_error(output: Floats, target: Floats) -> tuple[float, int]:
     """Sum of squared differences and number of samples; both arrays of one shape."""
     if output.shape != target.shape:
         raise ShapeError(f"output {output.shape} and target {target.shape} differ in shape")
-    return float(np.sum(np.square(output.astype(np.float64) - target.astype(np.float64)))), output.size
+    whole = np.issubdtype(output.dtype, np.integer)  # which would wrap around
+    difference = np.subtract(output, target, dtype=np.float64 if whole else None)
+    return float(np.sum(np.square(difference, out=difference), dtype=np.float64)), output.size
 
 
 def psnr(output: Floats, target: Floats, *, peak: float = 1.0) -> float:
