@@ -20,6 +20,7 @@ from skimage import data
 from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
+from fakes import onnx_network
 from superfine.classical.resample import matlab_resize
 from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
 from superfine.evaluate import compare as module
@@ -48,6 +49,7 @@ class Fake:
     precision: str = "exact"
     sha256: str = "0123456789abcdef" * 4
     parameters: int = 1234
+    file_bytes: int = 5678
     notes: tuple[str, ...] = ()
 
     def __call__(self, pixels):
@@ -309,6 +311,19 @@ def test_a_hostile_name_stays_text(tmp_path):
     assert [tag for tag, _ in shell.tags] == ["iframe"]
     assert shell.all("iframe")[0]["srcdoc"] == found.html()
     assert shell.all("iframe")[0]["sandbox"] == "allow-scripts"
+
+
+def test_a_strangers_network_is_compared_by_its_name(tmp_path):
+    nodes = [
+        ("Concat", ["x"] * 4, "parts", {"axis": 1}),
+        ("DepthToSpace", ["parts"], "y", {"blocksize": 2, "mode": "DCR"}),
+    ]
+    (tmp_path / "doubled.onnx").write_bytes(onnx_network(nodes, {}))
+    small = crop(20, 24)
+    found = compare(small, [str(tmp_path / "doubled.onnx"), "bicubic"], foreign_colour="rgb", foreign_range="0..1")
+    stranger = found.outputs[0]
+    np.testing.assert_array_equal(stranger.pixels, squares(small))
+    assert (stranger.name, stranger.file_bytes) == ("doubled", (tmp_path / "doubled.onnx").stat().st_size)
 
 
 def test_facts_are_json(tmp_path):

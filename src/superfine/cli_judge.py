@@ -16,6 +16,7 @@ from superfine.terminal import one_line
 
 if TYPE_CHECKING:
     from superfine.evaluate.evaluation import Evaluation
+    from superfine.evaluate.record import Row
 
 __all__ = ["compare", "evaluate", "inspect"]
 
@@ -225,17 +226,17 @@ def _fell(now: "Evaluation", before: "Evaluation", baseline: Path | None, decibe
     from superfine.evaluate.record import regressions
 
     gate = regressions(now.rows, before.rows, decibels=decibels, ssim=ssim)
-    guarded = [row.model for row in now.rows if row.model not in BASELINES]
-    unguarded = [line for line in gate.new if not any(f", {name} (" in line for name in BASELINES)]
-    if gate.compared == 0 or (guarded and len(unguarded) == len(guarded)):
+    asked = [row for row in now.rows if row.model not in BASELINES]
+    unguarded = [row for row in gate.new if row.model not in BASELINES]
+    if gate.compared == 0 or (asked and len(unguarded) == len(asked)):
         raise UsageError(
-            f"{baseline}: holds nothing like what was judged now, such as {(unguarded or gate.new)[0]}; judge the same"
-            " sets and models as it did"
+            f"{baseline}: holds nothing like what was judged now, such as {_in_words((unguarded or gate.new)[0])};"
+            " judge the same sets and models as it did"
         )
-    for line in gate.gone:
-        typer.echo(f"in the baseline, not judged now: {one_line(line)}", err=True)
-    for line in gate.new:
-        typer.echo(f"judged now, not in the baseline: {one_line(line)}", err=True)
+    for row in gate.gone:
+        typer.echo(f"in the baseline, not judged now: {_in_words(row)}", err=True)
+    for row in gate.new:
+        typer.echo(f"judged now, not in the baseline: {_in_words(row)}", err=True)
     for line in gate.fallen:
         typer.echo(f"fallen: {one_line(line)}", err=True)
     typer.echo(
@@ -244,6 +245,10 @@ def _fell(now: "Evaluation", before: "Evaluation", baseline: Path | None, decibe
         err=True,
     )
     return bool(gate.fallen)
+
+
+def _in_words(row: "Row") -> str:
+    return one_line(f"{row.dataset} x{row.scale}, {row.model} ({row.pictures} pictures; {row.protocol_y})")
 
 
 def _words(text: str, option: str) -> list[str]:

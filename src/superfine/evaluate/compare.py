@@ -44,7 +44,7 @@ from superfine.evaluate.peers import Colour, ValueRange
 from superfine.evaluate.record import Figures
 from superfine.evaluate.usage import machine
 from superfine.image import open_picture
-from superfine.models import CLASSICAL, family, find_model, list_models
+from superfine.models import CLASSICAL, family, list_models
 from superfine.route import MAX_SCALE
 
 __all__ = [
@@ -97,7 +97,7 @@ class Output:
     parameters: int
     """0 where there are none, or nobody knows."""
     file_bytes: int
-    """Of the network's file; 0 where there is none, or nobody knows."""
+    """Of the network's file; 0 where there is none."""
     notes: tuple[str, ...] = ()
     figures: Figures | None = None
     """Against the reference, if there is one."""
@@ -216,12 +216,11 @@ def compare(
             f" x {rows * scale}; give a reference of that size (cropped before the small picture was made of it),"
             " or another scale"
         )
-    sizes = _file_sizes(wanted)
     listener = listener or Listener()
     listener.begin(len(methods))
     outputs = []
     for method in methods:
-        output = _output(method, small, target, sizes.get(method.sha256, 0))
+        output = _output(method, small, target)
         outputs.append(output)
         listener.step(_name(source, "picture"), method.name)
     rule = "" if target is None else _rule(small, target)
@@ -361,14 +360,7 @@ def _plain(value: object) -> object:
     return value
 
 
-def _file_sizes(wanted: Sequence[str | Method]) -> dict[str, int]:
-    """Hash -> bytes of the networks that are shipped, or named here."""
-    names = [entry for entry in wanted if isinstance(entry, str) and entry not in CLASSICAL]
-    known = [*list_models(), *(model for name in names for model in find_model(name))]
-    return {model.sha256: len(model.content) for model in known}
-
-
-def _output(method: Method, small: Bytes, target: Bytes | None, file_bytes: int) -> Output:
+def _output(method: Method, small: Bytes, target: Bytes | None) -> Output:
     def timed() -> tuple[Bytes, float]:
         started = time.perf_counter()
         made = method(small)
@@ -390,7 +382,7 @@ def _output(method: Method, small: Bytes, target: Bytes | None, file_bytes: int)
         precision=method.precision,
         sha256=method.sha256,
         parameters=method.parameters,
-        file_bytes=file_bytes,
+        file_bytes=method.file_bytes,
         notes=method.notes,
         figures=None if target is None else judge(pixels, target, method.scale),
     )

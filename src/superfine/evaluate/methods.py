@@ -31,6 +31,8 @@ class Method(Protocol):
     """Of the model's file; empty where there is none."""
     parameters: int
     """0 where there are none, or nobody knows."""
+    file_bytes: int
+    """Of the model's file; 0 where there is none."""
     notes: tuple[str, ...]
     """What a person should know."""
 
@@ -55,6 +57,7 @@ class ClassicalMethod:
     precision = "fp32"
     sha256 = ""
     parameters = 0
+    file_bytes = 0
     notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, scale: int) -> None:
@@ -76,6 +79,7 @@ class NetworkMethod:
         self.engine = self._engine.name
         self.precision: str = self._engine.precision_for(np.dtype(np.uint8))
         self.sha256, self.parameters = model.sha256, model.card.parameters
+        self.file_bytes = len(model.content)
         self.notes: tuple[str, ...] = ()
 
     def __call__(self, pixels: Bytes) -> Bytes:

@@ -67,6 +67,7 @@ class Peer:
     precision: str
     sha256: str
     parameters: int
+    file_bytes: int
     notes: tuple[str, ...]
     enlarge: Callable[[Bytes], Bytes]
 
@@ -129,6 +130,7 @@ def open_opencv(path: Path, scale: int) -> Peer:
         precision="fp32",
         sha256=hashlib.sha256(content).hexdigest(),
         parameters=0,
+        file_bytes=len(content),
         notes=(f"Y by the network, chroma bilinear, as dnn_superres does it; {cv2.getNumThreads()} threads",),
         enlarge=enlarge,
     )
@@ -183,6 +185,7 @@ def open_foreign_onnx(path: Path, scale: int, *, colour: Colour | None = None, s
         precision=network.precision,
         sha256=hashlib.sha256(content).hexdigest(),
         parameters=network.parameters,
+        file_bytes=len(content),
         notes=(found, *network.notes),
         enlarge=enlarge,
     )

@@ -85,15 +85,15 @@ class Failure:
 
 
 class Gate(NamedTuple):
-    """What became of a baseline's figures; all in words."""
+    """What became of a baseline's figures."""
 
     fallen: list[str]
-    """Figures that fell by more than the tolerance."""
+    """Figures that fell by more than the tolerance, in words."""
     compared: int
     """Rows that have their like."""
-    gone: list[str]
+    gone: list[Row]
     """Rows of the baseline without their like now."""
-    new: list[str]
+    new: list[Row]
     """Rows of now without their like in the baseline: nothing guards them."""
 
 
@@ -122,12 +122,8 @@ def regressions(now: Sequence[Row], before: Sequence[Row], *, decibels: float = 
                     f"{old.dataset} x{old.scale}, {old.model}: {_WORDS[name]} fell from {was:.4f} to {is_now:.4f}"
                     f" ({protocol})"
                 )
-    gone = [_words(row) for row in before if _key(row) not in present]
-    return Gate(fallen, len(before) - len(gone), gone, [_words(row) for row in now if _key(row) not in old_keys])
-
-
-def _words(row: Row) -> str:
-    return f"{row.dataset} x{row.scale}, {row.model} ({row.pictures} pictures; {row.protocol_y})"
+    gone = [row for row in before if _key(row) not in present]
+    return Gate(fallen, len(before) - len(gone), gone, [row for row in now if _key(row) not in old_keys])
 
 
 def _key(row: Row) -> tuple[object, ...]:

@@ -52,7 +52,8 @@ class RunMethod:
         net = pretrained.build()
         self.name, self.scale = path.name if path.is_dir() else path.parent.name, net.scale
         self.engine, self.precision = f"torch {torch.__version__}, CPU", "fp32"
-        self.sha256 = hashlib.sha256(Path(pretrained.source).read_bytes()).hexdigest()
+        content = Path(pretrained.source).read_bytes()
+        self.sha256, self.file_bytes = hashlib.sha256(content).hexdigest(), len(content)
         self.parameters = sum(weight.numel() for weight in net.folded().parameters())
         self.notes: tuple[str, ...] = ()
         self._engine = TorchEngine(net, NETS[pretrained.net])
