@@ -446,7 +446,7 @@ def test_saving_is_whole_or_not_at_all(tmp_path):
     found.save(target)
     assert target.read_text(encoding="utf-8") == found.html()
     assert list(tmp_path.iterdir()) == [target]
-    with pytest.raises(UsageError, match=r"photo\.png: a comparison is a page; give it a name that ends in \.html"):
+    with pytest.raises(UsageError, match=r"photo\.png: is to be a page; give it a name that ends in \.html"):
         found.save(tmp_path / "photo.png")
     with pytest.raises(OutputError, match="can't be written"):
         found.save(tmp_path / "nowhere" / "page.html")

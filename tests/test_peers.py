@@ -14,6 +14,7 @@ from scipy.ndimage import correlate
 from skimage.data import astronaut
 
 from fakes import onnx_network
+from superfine import models
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.evaluate import peers
 from superfine.evaluate.peers import SPANS, open_foreign_onnx, open_opencv
@@ -394,8 +395,8 @@ def test_files_cut_anywhere_are_refused_or_run(tmp_path):
 
 def test_files_are_measured_before_they_are_read(tmp_path, monkeypatch):
     path = saved(tmp_path, resizing())
-    monkeypatch.setattr(peers, "_LARGEST_FILE", 100)
-    with pytest.raises(ModelError, match=f"has {path.stat().st_size} bytes; networks of up to 100"):
+    monkeypatch.setattr(models, "_LARGEST_FILE", 100)
+    with pytest.raises(ModelError, match=f"has {path.stat().st_size} bytes; a network's file has up to 100"):
         open_foreign_onnx(path, 2)
 
 

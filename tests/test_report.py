@@ -492,7 +492,7 @@ def test_saving(tmp_path):
     found = evaluation(BASES)
     save_report(found, tmp_path / "r.html", command="c")
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == report_html(found, command="c")
-    with pytest.raises(UsageError, match=r"r\.jsonl: a report is a page; give it a name that ends in \.html"):
+    with pytest.raises(UsageError, match=r"r\.jsonl: is to be a page; give it a name that ends in \.html"):
         save_report(found, tmp_path / "r.jsonl")
     with pytest.raises(OutputError, match="can't be written"):
         save_report(found, tmp_path / "nowhere" / "r.html")

@@ -21,6 +21,7 @@ from superfine.classical.noise import find_noise
 from superfine.color import full_luma, to_unit
 from superfine.errors import ShapeError, SourceError
 from superfine.image import MAX_MEGAPIXELS, Picture, coding_of, open_picture
+from superfine.terminal import one_line
 
 __all__ = [
     "BlurEstimate",
@@ -210,7 +211,7 @@ class Inspection:
             "blur": _blur_text(parts.blur),
             "advice": f"--model {self.model} --scale {self.scale}: {self.why}",
         }
-        head = _shown(f"{self.path}: {', '.join(facts)}")
+        head = one_line(f"{self.path}: {', '.join(facts)}")
         return "\n".join([head, *(f"  {name:9}{text}" for name, text in lines.items() if text)])
 
 
@@ -362,13 +363,6 @@ def icc_description(profile: bytes) -> str | None:
         text = "".join(letter for letter in text.partition("\0")[0] if letter.isprintable()).strip()
         return text[:200] or "unnamed"
     return "unnamed"
-
-
-def _shown(text: str) -> str:
-    """One line that a terminal shows and doesn't obey, whatever stands in a file's name."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
 
 
 def _marked(text: str, estimate: NoiseEstimate | JpegEstimate | EnlargementEstimate | BlurEstimate) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "find_model",
     "has_card",
     "list_models",
+    "read_file",
     "read_model",
 ]
 
@@ -36,6 +37,8 @@ MATLAB = "matlab-bicubic"
 CLASSICAL = (*KERNELS, MATLAB)
 
 _CARD = "superfine"  # the key of the card in the file's metadata
+# ONNX keeps larger networks in several files: a protobuf message ends here.
+_LARGEST_FILE = 2**31 - 1
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 
 
@@ -127,12 +130,12 @@ def family(card: Card) -> str:
 
 def read_model(path: Path) -> Model:
     """Read and check a model file. Raises ModelError where it is no ONNX file or its card is missing or wrong."""
-    return _checked(_read(path), str(path))
+    return _checked(read_file(path), str(path))
 
 
 def has_card(path: Path) -> bool:
     """Whether an ONNX file has a card of superfine, right or wrong. Raises ModelError as `read_model`."""
-    return _CARD in _metadata_of(_read(path), str(path))
+    return _CARD in _metadata_of(read_file(path), str(path))
 
 
 def _checked(content: bytes, source: str) -> Model:
@@ -148,8 +151,11 @@ def _checked(content: bytes, source: str) -> Model:
     return Model(_card(given, source), content, source)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a network's file. Raises ModelError where it can't be read or is larger than any can be."""
     try:
+        if (size := path.stat().st_size) > _LARGEST_FILE:
+            raise ModelError(f"{path}: has {size} bytes; a network's file has up to {_LARGEST_FILE}")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ModelError(f"{path}: there is no such model file") from error

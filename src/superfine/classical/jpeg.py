@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from superfine.classical.dct import block_cosines
 from superfine.errors import SourceError
 
 __all__ = [
@@ -193,15 +194,6 @@ def _tables() -> Table:
 
 
 @cache
-def _cosines() -> Floats:
-    """An 8x8 block as 64 numbers @ this -> its orthonormal discrete cosine transform."""
-    place = np.arange(8)
-    line = np.cos((2 * place[None] + 1) * place[:, None] * np.pi / 16) / 2
-    line[0] /= np.sqrt(2)
-    return np.kron(line, line).T.astype(np.float32)
-
-
-@cache
 def _fits() -> Floats:
     """The log-likelihood ratio of each bin of |coefficient| under each step: (bins, steps); step 0 says nothing.
 
@@ -228,7 +220,7 @@ def _histograms(plane: Floats, frequencies: npt.NDArray[np.intp], most: int) -> 
     if len(blocks) > most:
         blocks = blocks[:: len(blocks) // most][:most]
     bins = round((_MOST - _LEAST) * _BINS_A_LEVEL)
-    values = np.abs(blocks @ _cosines()[:, frequencies])
+    values = np.abs(blocks @ block_cosines()[:, frequencies])
     place = ((values - _LEAST) * _BINS_A_LEVEL).astype(np.intp)
     inside = (values >= _LEAST) & (place < bins)
     place += np.arange(len(frequencies)) * bins

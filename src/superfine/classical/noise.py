@@ -7,12 +7,13 @@ Source: Colom and Buades 2013, doi:10.5201/ipol.2013.45, after Ponomarenko et al
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+
+from superfine.classical.dct import block_cosines
 
 __all__ = ["NoiseTrace", "find_noise"]
 
@@ -96,12 +97,4 @@ def _blocks(plane: Floats, most: int) -> Floats:
         step += 1
     blocks = sliding_window_view(plane, (_SIDE, _SIDE))[::step, ::step].reshape(-1, _SIDE**2)
     blocks = blocks[~np.isnan(blocks).any(axis=1)]
-    return blocks @ _cosines()
-
-
-@cache
-def _cosines() -> Floats:
-    place = np.arange(_SIDE)
-    line = np.cos((2 * place[None] + 1) * place[:, None] * np.pi / (2 * _SIDE)) * np.sqrt(2 / _SIDE)
-    line[0] /= np.sqrt(2)
-    return np.kron(line, line).T.astype(np.float32)
+    return blocks @ block_cosines()

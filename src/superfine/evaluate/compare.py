@@ -18,11 +18,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from superfine.atomic import written_whole
 from superfine.classical.resample import matlab_resize
 from superfine.color import to_kind, to_unit
 from superfine.engine import Precision
-from superfine.errors import OutputError, ShapeError, UsageError
+from superfine.errors import ShapeError, UsageError
 from superfine.evaluate.benchmark import judge, open_methods, protocol
 from superfine.evaluate.listener import Listener
 from superfine.evaluate.methods import Method
@@ -38,10 +37,11 @@ from superfine.evaluate.page import (
     is_best,
     number,
     page,
+    save_page,
 )
 from superfine.evaluate.pairs import decode
 from superfine.evaluate.peers import Colour, ValueRange
-from superfine.evaluate.record import Figures
+from superfine.evaluate.record import Figures, plain
 from superfine.evaluate.usage import machine
 from superfine.image import open_picture
 from superfine.models import CLASSICAL, family, list_models
@@ -105,8 +105,8 @@ class Output:
     def facts(self) -> dict[str, object]:
         """Everything but the pixels, for JSON: infinity is "inf", NaN is None."""
         figures = {} if self.figures is None else asdict(self.figures)
-        plain = {name: getattr(self, name) for name in _FACTS} | {"size": list(self.pixels.shape[:2]), **figures}
-        return {name: _plain(value) for name, value in plain.items()}
+        facts = {name: getattr(self, name) for name in _FACTS} | {"size": list(self.pixels.shape[:2]), **figures}
+        return {name: plain(value) for name, value in facts.items()}
 
 
 class Spot(NamedTuple):
@@ -144,14 +144,7 @@ class Comparison:
 
     def save(self, path: Path | str) -> None:
         """Write the page, whole or not at all. Raises UsageError for another ending than .html, OutputError."""
-        path = Path(path)
-        if path.suffix.lower() not in (".html", ".htm"):
-            raise UsageError(f"{path}: a comparison is a page; give it a name that ends in .html")
-        try:
-            with written_whole(path) as part:
-                part.write_bytes(self.html().encode("utf-8"))
-        except OSError as error:
-            raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+        save_page(self.html(), Path(path))
 
     def _repr_html_(self) -> str:
         # In a frame of its own, so that neither look nor script reaches the notebook.
@@ -352,12 +345,6 @@ def _left_out(scale: int) -> Iterator[str]:
 def _rule(small: Bytes, large: Bytes) -> str:
     """How the small picture came about, seen and not believed."""
     return "matlab-bicubic" if np.array_equal(small, matlab_resize(large, small.shape[:2])) else "LR as given"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf"
-    return value
 
 
 def _output(method: Method, small: Bytes, target: Bytes | None) -> Output:

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from superfine.atomic import written_whole
 from superfine.errors import OutputError, SourceError
-from superfine.evaluate.record import Failure, Measurement, Row
+from superfine.evaluate.record import Failure, Measurement, Row, plain
 from superfine.evaluate.tables import table_html, table_text
 
 __all__ = ["Evaluation"]
@@ -42,7 +42,7 @@ class Evaluation:
         head = {"version": self.version, "date": self.date, "machine": dict(self.machine), "notes": list(self.notes)}
         lines = [{"kind": "evaluation", "lines": len(rest), **head}, *rest]
         # In ASCII: file names may hold bytes that no encoding knows.
-        return [json.dumps(_plain(line), allow_nan=False) for line in lines]
+        return [json.dumps(plain(line), allow_nan=False) for line in lines]
 
     def save(self, path: Path | str) -> None:
         """Write `lines`, whole or not at all. Raises OutputError."""
@@ -79,15 +79,6 @@ class Evaluation:
         if not facts or len(lines) - 1 != rest:
             raise SourceError(f"{path}: is empty or cut off; give a file that --out wrote")
         return cls(**facts | {name: tuple(entries) for name, entries in found.items()})
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither infinity nor NaN: the one is written as "inf", the other as null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value
 
 
 def _known(given: Mapping[str, Any], kind: Any, wanted: Sequence[str]) -> dict[str, Any]:

@@ -6,9 +6,13 @@ import html
 import math
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from superfine.atomic import written_whole
+from superfine.errors import OutputError, UsageError
 
 __all__ = [
     "INFINITE",
@@ -24,6 +28,7 @@ __all__ = [
     "is_best",
     "number",
     "page",
+    "save_page",
 ]
 
 Bytes = npt.NDArray[np.uint8]
@@ -112,6 +117,17 @@ def page(title: str, body: str, *, script: str = "") -> str:
         + (f"<script>{script}</script>\n" if script else "")
         + "</body>\n</html>\n"
     )
+
+
+def save_page(content: str, path: Path) -> None:
+    """Write a page, whole or not at all. Raises UsageError for another ending than .html, OutputError."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{path}: is to be a page; give it a name that ends in .html")
+    try:
+        with written_whole(path) as part:
+            part.write_bytes(content.encode("utf-8"))
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
 def _hash(text: str) -> str:

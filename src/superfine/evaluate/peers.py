@@ -21,6 +21,7 @@ from superfine.color import full_luma, to_kind, to_unit
 from superfine.engine import cores, first_line, silent_openvino
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.evaluate.metrics import psnr
+from superfine.models import read_file
 from superfine.protobuf import protobuf_fields
 from superfine.tiles import Span
 
@@ -36,8 +37,6 @@ ALGORITHMS: Final = ("edsr", "espcn", "fsrcnn", "lapsrn")
 #: A range of values -> black and white in it.
 SPANS: Final[dict[ValueRange, tuple[float, float]]] = {"0..1": (0, 1), "0..255": (0, 255), "-1..1": (-1, 1)}
 
-# ONNX keeps larger networks in several files: a protobuf message ends here.
-_LARGEST_FILE: Final = 2**31 - 1
 # No honest network holds a larger array on the small pictures that it is tried on: 1 GiB in fp32.
 _LARGEST_ARRAY: Final = 2**28
 # By OpenVINO's names: its own numpy types take bfloat16 for float16.
@@ -94,7 +93,7 @@ def open_opencv(path: Path, scale: int) -> Peer:
         raise ModelError(f"{path}: its name doesn't say what it is; rename it, as FSRCNN_x2.pb ({known})")
     if int(named[2]) != scale:
         raise ModelError(f"{path}: enlarges x{int(named[2])} by its name, not x{scale}; give the file for x{scale}")
-    content = _read(path)
+    content = read_file(path)
     try:
         import cv2
     except ImportError as error:
@@ -168,7 +167,7 @@ def open_foreign_onnx(path: Path, scale: int, *, colour: Colour | None = None, s
         raise UsageError(f"no colour {colour!r}; there are {', '.join(get_args(Colour))}")
     if span not in (None, *SPANS):
         raise UsageError(f"no range {span!r}; there are {', '.join(SPANS)}")
-    content = _read(path)
+    content = read_file(path)
     network = _Network(content, str(path), scale)
     convention, found = _convention(network, colour, span)
 
@@ -490,14 +489,3 @@ def _test_picture(size: tuple[int, int], seed: int = 1) -> Bytes:
         colour = np.clip(level + warm + stripes[..., None], 0.02, 0.98)
         unit[part] += cover * (colour - unit[part])
     return np.asarray(to_kind(unit.astype(np.float32), np.dtype(np.uint8)), np.uint8)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if (size := path.stat().st_size) > _LARGEST_FILE:
-            raise ModelError(f"{path}: has {size} bytes; networks of up to {_LARGEST_FILE} bytes can be compared")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such model file") from error
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read: {error.strerror}") from error

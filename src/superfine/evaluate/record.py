@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from superfine.errors import UsageError
 
-__all__ = ["AS_IS", "Failure", "Figures", "Gate", "Measurement", "Row", "regressions"]
+__all__ = ["AS_IS", "Failure", "Figures", "Gate", "Measurement", "Row", "plain", "regressions"]
 
 #: The row of same-size pairs that shows LR unchanged.
 AS_IS: Final = "LR as it is"
@@ -128,3 +128,12 @@ def regressions(now: Sequence[Row], before: Sequence[Row], *, decibels: float = 
 
 def _key(row: Row) -> tuple[object, ...]:
     return row.dataset, row.model, row.scale, row.pictures, row.protocol_y, row.protocol_rgb
+
+
+def plain(value: Any) -> Any:
+    """JSON has neither infinity nor NaN: the one is written as "inf", the other as null."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value

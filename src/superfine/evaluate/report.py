@@ -9,12 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from superfine.atomic import written_whole
-from superfine.errors import OutputError, SuperfineError, UsageError
+from superfine.errors import SuperfineError
 from superfine.evaluate.charts import gain_chart, pareto_chart
 from superfine.evaluate.evaluation import Evaluation
 from superfine.evaluate.methods import ClassicalMethod, Method
-from superfine.evaluate.page import TIMES, escape, image, page
+from superfine.evaluate.page import TIMES, escape, image, page, save_page
 from superfine.evaluate.pairs import Dataset
 from superfine.evaluate.record import Measurement, Row
 from superfine.evaluate.tables import best_network, grouped, pictures_of, table
@@ -137,14 +136,7 @@ def report_html(evaluation: Evaluation, *, shown: Sequence[Shown] = (), command:
 
 def save_report(evaluation: Evaluation, path: Path | str, *, shown: Sequence[Shown] = (), command: str = "") -> None:
     """Write `report_html`, whole or not at all. Raises UsageError for another ending than .html, OutputError."""
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{path}: a report is a page; give it a name that ends in .html")
-    try:
-        with written_whole(path) as part:
-            part.write_bytes(report_html(evaluation, shown=shown, command=command).encode("utf-8"))
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+    save_page(report_html(evaluation, shown=shown, command=command), Path(path))
 
 
 def _by_model(evaluation: Evaluation, dataset: str) -> dict[str, dict[str, Measurement]]:
