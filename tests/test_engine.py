@@ -323,6 +323,46 @@ def test_without_onnxruntime(name, monkeypatch):
     assert "pip install" in engine_state(name)
 
 
+def test_a_network_that_needs_fp32_gets_it():
+    model = replace(MODELS[0], card=replace(MODELS[0].card, needs_fp32=True))
+    engine = open_engine(model)
+    assert engine.precision_for(np.dtype(np.uint8)) == "fp32"
+    pixels = picture((20, 30), np.float32)[None]
+    np.testing.assert_array_equal(engine(pixels), open_engine(MODELS[0], "openvino", "fp32")(pixels))
+    for runtime in ("openvino", "onnxruntime"):
+        with pytest.raises(EngineError, match="use --precision fp32 or auto"):
+            open_engine(model, runtime, "bf16")
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("size", [(3, 4), (24, 20), (30, 81)])
+def test_a_network_of_one_size_takes_any(runtime, size):
+    """A 3x3 mean in 24 x 20 pixels equals the mean of all, but where the padding of a small picture is seen."""
+    nodes = [
+        ("Conv", ["x", "mean"], "small", {"group": 3, "pads": [1, 1, 1, 1]}),
+        ("Reshape", ["small", "sides"], "y", {}),  # nothing but this size passes
+    ]
+    weights = {"mean": np.full((3, 1, 3, 3), 1 / 9, np.float32), "sides": np.array([1, 3, 24, 20])}
+    ports = {"inputs": {"x": (1, 3, 24, 20)}, "outputs": {"y": (1, 3, 24, 20)}}
+    fixed = model_of(nodes, weights, scale=1, **ports)
+    fixed = replace(fixed, card=replace(fixed.card, rows=24, cols=20, halo=1))
+    engine = open_engine(fixed, runtime, "fp32")
+    assert (engine.scale, engine.halo, engine.multiple_of, engine.frames) == (1, 1, 1, 1)
+    for kind in KINDS:
+        pixels = picture(size, kind)
+        past = [(1, max(1, side - own + 1)) for side, own in zip((24, 20), size, strict=True)]
+        unit = pixels.astype(np.float64) / (1 if kind == np.float32 else np.iinfo(kind).max)
+        inner = np.pad(unit, (*[(0, after - 1) for _, after in past], (0, 0)), mode="edge")
+        around = np.pad(inner, ((1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(around, (3, 3), axis=(0, 1))
+        wanted = windows.mean(axis=(-2, -1))[: size[0], : size[1]]
+        step = 1e-6 if kind == np.float32 else 0.51 / np.iinfo(kind).max
+        made = engine(pixels[None])
+        assert made.dtype == kind
+        given = made.astype(np.float64) / (1 if kind == np.float32 else np.iinfo(kind).max)
+        np.testing.assert_allclose(given, wanted, atol=step)
+
+
 def test_without_bf16(monkeypatch):
     """A CPU without native bf16: auto takes fp32, and asking for bf16 is an error."""
     core = superfine.engine._core()

@@ -86,6 +86,18 @@ def test_a_card_names_the_folders_where_the_recipe_names_no_pictures():
     assert new_card(config(data={"folders": ["mine", "yours"]}), "x").training_data == "folders mine, yours"
 
 
+def test_a_card_names_what_trained_the_network():
+    loss = {"l1": 1.0, "features": 0.1, "style": 0.0, "adversarial": 0.03}
+    fought = config(
+        stages=[{"steps": 1, "loss": {"mse": 1.0}}, {"steps": 1, "loss": loss}],
+        critic={"name": "patch", "contest": "relativistic"},
+        features={"of": "vgg19", "layers": {"conv5_4": 1.0}},
+    )
+    said = new_card(fought, "x", "the critic's own").losses
+    assert said == "1 l1, 0.1 features (of the critic's own), 0.03 adversarial (patch critic, relativistic)"
+    assert new_card(config(), "x").losses.endswith("l1")
+
+
 @pytest.mark.slow
 def test_half_the_size_and_nearly_the_same(tmp_path):
     torch.manual_seed(0)
@@ -98,6 +110,21 @@ def test_half_the_size_and_nearly_the_same(tmp_path):
     assert halved < 0.55 * whole
     assert 0 < np.abs(outputs[0] - outputs[1]).max() < 5e-4
     assert load_pretrained(str(tmp_path / "True.onnx")).build().scale == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsrcnn", "srresnet"])
+def test_training_goes_on_from_a_file_with_its_slopes(name, tmp_path):
+    """PReLU's slopes have no names of their own in an exported file."""
+    torch.manual_seed(0)
+    net, pixels = build(name, 2).eval(), torch.rand(1, 3, 24, 24)
+    for module in net.modules():
+        if isinstance(module, torch.nn.PReLU):
+            module.weight.data.uniform_(0, 0.8)
+    export(net, new_card(config(net=name), "mine"), tmp_path / "mine.onnx")
+    again = load_pretrained(str(tmp_path / "mine.onnx")).build().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels), net(pixels), atol=1e-5, rtol=0)
 
 
 def test_a_card_with_a_strange_key_is_refused():

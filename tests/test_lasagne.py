@@ -3,6 +3,7 @@
 import bz2
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from onnx import helper
 from scipy.signal import convolve2d
 
 from superfine.engine import open_engine
-from superfine.errors import ModelError
+from superfine.errors import MissingExtraError, ModelError
 from superfine.models import Card, card_to_text, read_model
 from superfine.tiles import Grid, Window, enlarge
-from superfine.weights.lasagne import lasagne_to_onnx, read_lasagne
+from superfine.weights.lasagne import open_lasagne, read_lasagne
 
 Planes = npt.NDArray[np.float64]
 
@@ -125,15 +126,15 @@ KINDS = {
 def test_onnx_equals_the_layers_one_by_one(kind: str, size: tuple[int, int]) -> None:
     given = KINDS[kind]
     arrays = params(given)
-    net = read_lasagne(file_of(given, arrays), "a.pkl.bz2")
+    net = open_lasagne(file_of(given, arrays), "a.pkl.bz2")
     rgb = np.random.default_rng(1).random((3, *size))
     expected = by_scipy(given, arrays, rgb)
     assert expected.std() > 0.05
     assert net.scale == 2 ** (given["generator_upscale"] - given["generator_downscale"])
     assert expected.shape == (3, net.scale * size[0], net.scale * size[1])
-    content = lasagne_to_onnx(net)
-    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    np.testing.assert_allclose(by_onnx(content, rgb), expected, atol=1e-5)
+    onnx.checker.check_model(onnx.load_from_string(net.content), full_check=True)
+    np.testing.assert_allclose(by_onnx(net.content, rgb), expected, atol=1e-5)
+    np.testing.assert_allclose(np.moveaxis(net.reference(np.moveaxis(rgb, 0, -1)), -1, 0), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (25, 1), (24, 40), (60, 61)])
@@ -142,9 +143,11 @@ def test_smallest_pictures_in_both_runtimes(size: tuple[int, int]) -> None:
     given = KINDS["zoom 2"]
     arrays = params(given)
     rgb = np.random.default_rng(1).random((3, *size))
-    content = lasagne_to_onnx(read_lasagne(file_of(given, arrays), "a.pkl.bz2"))
+    net = open_lasagne(file_of(given, arrays), "a.pkl.bz2")
+    content = net.content
     expected = by_scipy(given, arrays, rgb)
     np.testing.assert_allclose(by_onnx(content, rgb), expected, atol=1e-5)
+    np.testing.assert_allclose(np.moveaxis(net.reference(np.moveaxis(rgb, 0, -1)), -1, 0), expected, atol=1e-12)
     core = openvino.Core()
     for sides in ([-1, -1], size):
         graph = core.read_model(content, b"")
@@ -158,16 +161,35 @@ def test_every_protocol(protocol: int) -> None:
     given = KINDS["zoom 2"]
     arrays = params(given)
     net = read_lasagne(file_of(given, arrays, protocol), "a.pkl.bz2")
-    np.testing.assert_array_equal(net.layers[0].kernel[:, :, ::-1, ::-1], arrays["iter.0x"][0])
+    np.testing.assert_array_equal(net.layers[0].kernel, arrays["iter.0x"][0])
 
 
 def test_residual_says_nothing() -> None:
     given = KINDS["zoom 2"]
     contents = [
-        lasagne_to_onnx(read_lasagne(file_of(given | {"generator_residual": residual}, params(given)), "a.pkl.bz2"))
+        open_lasagne(file_of(given | {"generator_residual": residual}, params(given)), "a.pkl.bz2").content
         for residual in (0, 2)
     ]
     assert contents[0] == contents[1]
+
+
+def test_what_it_says() -> None:
+    given = KINDS["zoom 2 from halves"]
+    arrays = params(given)
+    net = open_lasagne(file_of(given, arrays), "a.pkl.bz2")
+    assert (net.scale, net.multiple_of) == (2, 2)
+    assert net.parameters == sum(array.size for parts in arrays.values() for array in parts)
+    assert net.description == (
+        "a network of neural-enhance that enlarges: a plain chain of 8 convolutions with PReLU, up to 4 channels"
+    )
+    repairs = open_lasagne(file_of(KINDS["repair"], params(KINDS["repair"])), "a.pkl.bz2")
+    assert "that repairs" in repairs.description
+
+
+def test_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match="converting a network needs the extra 'convert'"):
+        open_lasagne(file_of(KINDS["zoom 2"], params(KINDS["zoom 2"])), "a.pkl.bz2")
 
 
 # ---- tiles
@@ -188,8 +210,8 @@ def corners(given: dict[str, Any]) -> dict[str, list[npt.NDArray[np.float16]]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_halo_is_the_farthest_that_a_pixel_reaches(kind: str) -> None:
-    net = read_lasagne(file_of(KINDS[kind], corners(KINDS[kind])), "a.pkl.bz2")
-    session = session_of(lasagne_to_onnx(net))
+    net = open_lasagne(file_of(KINDS[kind], corners(KINDS[kind])), "a.pkl.bz2")
+    session = session_of(net.content)
     middle = (net.halo + 12) // 4 * 4
     side = 2 * middle
     black = np.zeros((1, 3, side, side), np.float32) + np.float32(0.5)
@@ -206,8 +228,8 @@ def test_halo_is_the_farthest_that_a_pixel_reaches(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["zoom 2", "repair", "zoom 2 from halves"])
 def test_tiles_equal_the_whole(kind: str, tmp_path: Path) -> None:
     """The reflected border is in the graph; tiles that lie inside don't keep what they reflect."""
-    net = read_lasagne(file_of(KINDS[kind], params(KINDS[kind])), "a.pkl.bz2")
-    proto = onnx.load_from_string(lasagne_to_onnx(net))
+    net = open_lasagne(file_of(KINDS[kind], params(KINDS[kind])), "a.pkl.bz2")
+    proto = onnx.load_from_string(net.content)
     card = Card(name="a", scale=net.scale, halo=net.halo, multiple_of=net.multiple_of)
     helper.set_model_props(proto, {"superfine": card_to_text(card)})
     path = tmp_path / "a.onnx"

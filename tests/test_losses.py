@@ -19,7 +19,13 @@ from superfine.train.losses import (  # noqa: E402 - torch is an extra
     critic_loss,
     fft,
     gradient_weighted,
+    gram,
+    input_means,
+    lattice,
     r1_penalty,
+    relative,
+    relativistic,
+    relativistic_critic_loss,
     ssim,
     total_variation,
     weighted,
@@ -28,7 +34,7 @@ from superfine.train.losses import (  # noqa: E402 - torch is an extra
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
-def pair(size=(2, 3, 14, 17), dtype=torch.float64):
+def pair(size=(2, 3, 34, 37), dtype=torch.float64):
     draw = np.random.default_rng(0)
     target = draw.random(size)
     return tuple(torch.tensor(each, dtype=dtype) for each in (target + 0.1 * draw.standard_normal(size), target))
@@ -45,11 +51,19 @@ WITNESS = {
     "charbonnier": lambda o, t: np.mean(np.hypot(o - t, 1e-3)),
     "gradient_weighted": lambda o, t: sum(squares_and_steps(o - t, np.square)),
     "ssim": lambda o, t: 1 - np.mean([metrics.ssim(x, y) for x, y in zip(planes(o), planes(t), strict=True)]),
+    "lattice": lambda o, t: apart(o - t).mean(),
     "total_variation": lambda o, t: sum(squares_and_steps(o, np.abs)[1:]),
     "fft": lambda o, t: np.mean(
         [np.abs([np.fft.rfft2(d).real, np.fft.rfft2(d).imag]).mean() / math.sqrt(d.size) for d in planes(o) - planes(t)]
     ),
 }
+
+
+def apart(pictures):
+    """(2, 3, 34, 37) -> |means of each of 4 x 4 phases less their mean| in blocks of 16 px, (2, 3, 2, 2, 4, 4)."""
+    cut = pictures[:, :, :32, :32].reshape(2, 3, 2, 4, 4, 2, 4, 4)  # block, place, phase of rows, then of columns
+    means = cut.mean((3, 6)).transpose(0, 1, 2, 4, 3, 5)
+    return np.abs(means - means.mean((-2, -1), keepdims=True))
 
 
 def planes(pictures):
@@ -69,7 +83,7 @@ def test_against_numpy(name):
 
 @each_loss
 def test_gradient_against_finite_differences(name):
-    output, target = pair((1, 2, 12, 11))
+    output, target = pair((1, 1, 17, 16) if name == "lattice" else (1, 2, 12, 11))
     assert torch.autograd.gradcheck(lambda pictures: LOSSES[name](pictures, target), output.requires_grad_(True))
 
 
@@ -150,6 +164,60 @@ def test_undecided_critic():
     undecided = torch.zeros(2, 1, 4, 4)
     assert float(adversarial(undecided)) == pytest.approx(math.log(2))
     assert float(critic_loss(undecided, undecided)) == pytest.approx(2 * math.log(2))
+    assert float(relativistic(undecided, undecided)) == pytest.approx(math.log(2))
+    assert float(relativistic_critic_loss(undecided, undecided)) == pytest.approx(2 * math.log(2))
+
+
+def test_relativistic_against_the_paper():
+    """D(x, y) = sigmoid(C(x) - E C(y)): ESRGAN's equations 1 and 2, in NumPy; the generator's halved."""
+    real, fake = (np.random.default_rng(seed).normal(0, 3, (5, 7)) for seed in (2, 3))
+    of_real, of_fake = (1 / (1 + np.exp(-(one - other.mean()))) for one, other in ((real, fake), (fake, real)))
+    critics = -np.log(of_real).mean() - np.log(1 - of_fake).mean()
+    generators = -np.log(1 - of_real).mean() - np.log(of_fake).mean()
+    real, fake = torch.tensor(real, requires_grad=True), torch.tensor(fake, requires_grad=True)
+    assert float(relativistic_critic_loss(real, fake).detach()) == pytest.approx(critics)
+    assert float(relativistic(fake, real).detach()) == pytest.approx(generators / 2)
+    assert torch.autograd.gradcheck(relativistic, (fake, real))
+    assert torch.autograd.gradcheck(relativistic_critic_loss, (real, fake))
+
+
+def test_gram_against_einsum():
+    layer = torch.tensor(np.random.default_rng(5).normal(0, 1, (2, 3, 4, 5)))
+    wanted = np.einsum("nchw,ndhw->ncd", layer.numpy(), layer.numpy()) / (3 * 4 * 5)
+    np.testing.assert_allclose(gram(layer).numpy(), wanted)
+
+
+def test_relative_difference_knows_no_gain():
+    one, other = (torch.tensor(np.random.default_rng(seed).normal(0, 1, (2, 3, 4, 5))) for seed in (6, 7))
+    wanted = np.abs(one.numpy() - other.numpy()).mean() / np.abs(other.numpy()).mean()
+    assert float(relative(one, other)) == pytest.approx(wanted)
+    assert float(relative(one * 40, other * 40)) == pytest.approx(wanted)
+    assert float(relative(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))) == 0
+
+
+def test_a_lattice_is_seen_and_colour_and_the_targets_own_are_not():
+    """One level up and down from pixel to pixel is a lattice of one level; a shift of all samples is none."""
+    grey = torch.full((1, 3, 40, 44), 0.5, dtype=torch.float64)
+    board = torch.tensor(np.indices((40, 44)).sum(0) % 2 * 2 - 1)
+    assert float(lattice(grey + board / 255, grey)) == pytest.approx(1 / 255)
+    assert float(lattice(grey + 1 / 255, grey)) == pytest.approx(0, abs=1e-12)
+    assert float(lattice(grey + board / 255, grey + board / 255)) == 0
+    with pytest.raises(ShapeError, match=r"a lattice needs 16 px a side, got \(15, 40\)"):
+        lattice(torch.zeros(1, 1, 15, 40), torch.zeros(1, 1, 15, 40))
+
+
+def test_input_means_see_colour_and_not_texture():
+    small, board = torch.rand(2, 3, 9, 17, dtype=torch.float64), torch.tensor(np.indices((36, 68)).sum(0) % 2 * 2 - 1)
+    large = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert float(input_means(large + board / 255, small)) == pytest.approx(0, abs=1e-12)
+    assert float(input_means(large + 1 / 255, small)) == pytest.approx(1 / 255)
+    changed = large.clone()
+    changed[:, :, :, 64:] += 1  # beyond the last whole block
+    assert float(input_means(changed, small)) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ShapeError, match=r"block means need 8 px a side, got \(7, 9\)"):
+        input_means(torch.zeros(1, 1, 14, 18), torch.zeros(1, 1, 7, 9))
+    with pytest.raises(ShapeError, match="of one factor"):
+        input_means(torch.zeros(1, 1, 30, 32), torch.zeros(1, 1, 16, 16))
 
 
 def test_critic_and_generator_against_cross_entropy():

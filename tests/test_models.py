@@ -11,7 +11,7 @@ import pytest
 
 from superfine.engine import load_model
 from superfine.errors import ModelError, UsageError
-from superfine.models import CLASSICAL, Card, card_to_text, families, find_model, list_models, read_model
+from superfine.models import CLASSICAL, Card, card_to_text, families, find_model, list_models, read_model, with_card
 
 SHIPPED = list_models()
 each_model = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.card.name)
@@ -47,11 +47,20 @@ def write(tmp_path):
     return to_file
 
 
+def test_a_card_replaces_all_metadata():
+    proto = onnx.load_from_string(SHIPPED[0].content)
+    onnx.helper.set_model_props(proto, {"superfine": "{}", "other": "1"})
+    card = Card(name="mine", scale=2, halo=3)
+    [entry] = onnx.load_from_string(with_card(proto.SerializeToString(), card)).metadata_props
+    assert (entry.key, json.loads(entry.value)) == ("superfine", asdict(card))
+
+
 def test_a_card_comes_back_as_it_was(write):
     card = Card(
         name="größe-x3", scale=3, halo=13, multiple_of=4, halo_kind="practical", fp32_end=True, tile=256,
         bytes_per_pixel=77, summary='a "quoted"\nline', colour="luma", parameters=12, licence="Apache-2.0",
         training_data="photos", recipe="recipes/x.toml", psnr={"Set5": 37.5}, protocol="Y", net="plain", restoring=True,
+        rows=64, cols=96, needs_fp32=True, losses="1 l1", source="a.pth, sha256 0",
     )  # fmt: skip
     assert [name for name in asdict(card) if getattr(card, name) == getattr(Card(name="a", scale=1, halo=0), name)] == [
         "frames"
@@ -162,7 +171,7 @@ def test_a_file_without_a_card(write, content):
             (GOOD | {"name": name}, "its card says name = .*, want a name that can be printed")
             for name in ("", "a\x1b[2Jb")
         ],
-        (GOOD | {"halo_kind": "rough"}, "its card says halo_kind = 'rough', want exact or practical"),
+        (GOOD | {"halo_kind": "rough"}, "its card says halo_kind = 'rough', want exact or practical or whole"),
         (GOOD | {"frames": 3}, "wants 3 frames; this version enlarges single pictures"),
     ],
     ids=lambda value: str(value)[:60],
@@ -222,7 +231,9 @@ def test_shipped_cards_are_complete(model):
     """Fails until the final weights are in: nothing is shipped without licence, data, recipe and measured dB."""
     card = model.card
     # Facts that may be no, and from 8 bits training can't go on.
-    free = {"restoring", "fp32_end"} | ({"net"} if "int8" in card.name else set())
+    free = {"restoring", "fp32_end", "needs_fp32", "rows", "cols", "source", "losses"} | (
+        {"net"} if "int8" in card.name else set()
+    )
     told = [entry.name for entry in fields(card) if entry.name not in free]
     assert [name for name in told if getattr(card, name) in ("", {}, 0)] == []
     assert card.licence == "Apache-2.0"

@@ -353,16 +353,27 @@ HOSTILE = {
     "weights outside, hidden": (outside_in_a_node, "keeps weights in other files"),
     "double": (lambda: taking(TensorProto.DOUBLE), "takes f64; networks on f32, f16, u8 can be compared"),
     "bfloat16": (lambda: taking(TensorProto.BFLOAT16), "takes bf16; networks on f32"),
-    "lying shape": (lying, "OpenVINO can't read it"),
+    "lying shape": (lying, "claims 1,000,000,000,000 elements"),
     "huge constant": (
         lambda: adding([("ConstantOfShape", ["sides"], "big", {})], {"sides": np.int64([200_000, 200_000])}),
-        r"makes \[200000,200000\] of \(128, 192\)",
+        "makes an array of 40,000,000,000 elements of nearly nothing",
     ),
     "huge constant, spread": (
         lambda: adding(
             [("Tile", ["one", "times"], "big", {})], {"one": np.ones(1, np.float32), "times": np.int64([10**10])}
         ),
-        r"makes \[10000000000\] of \(128, 192\)",
+        "makes an array of 10,000,000,000 elements of nearly nothing",
+    ),
+    "huge by the picture's size": (
+        lambda: adding(
+            [
+                ("Shape", ["x"], "sides", {}),
+                ("Mul", ["sides", "times"], "many", {}),
+                ("Expand", ["one", "many"], "big", {}),
+            ],
+            {"one": np.ones(1, np.float32), "times": np.int64([1, 1, 1000, 1000])},
+        ),
+        r"makes \[1,3,128000,192000\] of \(128, 192\)",
     ),
     "huge enlargement": (lambda: resizing((1, 1, 5000, 5000)), r"of \(128, 192\); such arrays are refused"),
     "another scale": (lambda: resizing((1, 1, 3, 3)), "enlarges x3, not x2; give one for x2"),

@@ -23,7 +23,9 @@ from superfine.engine import open_engine
 from superfine.errors import ModelError
 from superfine.models import Card, Model, card_to_text
 from superfine.tiles import Grid, Window, enlarge
-from superfine.weights.tf_pb import Converted, read_tf_pb, tf_pb_to_onnx
+from superfine.weights.network import Network
+from superfine.weights.tf_graph import read_tf_pb
+from superfine.weights.tf_pb import open_tf_pb
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -116,11 +118,11 @@ def doubled_sizes(given: str, channels: int, times: int = 2) -> list[bytes]:
     return [*parts, node("size", "Pack", "n", "tall", "wide", "channels", N=entry(3, 4), axis=entry(3, 0))]
 
 
-def converted(*nodes: bytes, output: str = "") -> Converted:
-    return tf_pb_to_onnx(b"".join(nodes), "net.pb", output)
+def converted(*nodes: bytes, output: str = "") -> Network:
+    return open_tf_pb(b"".join(nodes), "net.pb", output)
 
 
-def model_of(made: Converted) -> Model:
+def model_of(made: Network) -> Model:
     card = Card(name="net", scale=made.scale, halo=made.halo, multiple_of=made.multiple_of)
     proto = onnx.ModelProto.FromString(made.content)
     onnx.checker.check_model(proto, full_check=True)
@@ -128,7 +130,7 @@ def model_of(made: Converted) -> Model:
     return Model(card, proto.SerializeToString(), "net.onnx")
 
 
-def enlarged_luma(made: Converted, luma: Array) -> Array:
+def enlarged_luma(made: Network, luma: Array) -> Array:
     """Levels of Y (h, w) through the whole file, as grey: what comes out is Y again."""
     engine = open_engine(model_of(made), "openvino", "fp32")
     grey = engine(np.repeat(luma[None, ..., None], 3, -1))
@@ -136,13 +138,15 @@ def enlarged_luma(made: Converted, luma: Array) -> Array:
     return grey[..., 0]
 
 
-def assert_gives(nodes: list[bytes], truth: Callable[[Array], Array], size: tuple[int, int] = (18, 24)) -> Converted:
-    """The ONNX file computes `truth`: Y in 0..1 (h, w) -> (scale*h, scale*w), to the level."""
+def assert_gives(nodes: list[bytes], truth: Callable[[Array], Array], size: tuple[int, int] = (18, 24)) -> Network:
+    """The ONNX file and the reference compute `truth`: Y in 0..1 (h, w) -> (scale*h, scale*w), to the level."""
     made = converted(*nodes)
     luma = noise(*size)
     wanted = np.floor(np.clip(truth(luma / 255), 0, 1) * 255 + 0.5)
     assert wanted.std() > 8, "a weak test"
     assert np.mean((wanted > 0) & (wanted < 255)) > 0.3, "a weak test"
+    grey = made.reference(np.repeat(luma[..., None] / 255, 3, -1)) * 255
+    np.testing.assert_allclose(grey, np.repeat(wanted[..., None], 3, -1), atol=1e-9)
     given = enlarged_luma(made, luma)
     assert given.shape == wanted.shape
     difference = np.abs(given - wanted)
@@ -367,6 +371,31 @@ def test_transpose_to_planes():
         converted(placeholder(), *nearest(2), *turn, const("b", BIAS), node("z", "Add", "turned", "b"))
 
 
+def test_planes_first_throughout():
+    """As graphs frozen on a GPU are: every operator counts axes in the other order."""
+    planes = {"data_format": entry(2, "NCHW"), "padding": entry(2, "SAME")}
+    first, middle, last = kernel(3, 5, 1, 4), kernel(3, 3, 4, 16), upkernel(4, 2, 1, 4)
+    nodes = [placeholder(), const("order", [0, 3, 1, 2]), node("x", "Transpose", "y", "order")]
+    nodes += [const("a", first), node("b", "Conv2D", "x", "a", strides=integers(1, 1, 1, 1), **planes)]
+    nodes += [const("bias", BIAS), node("c", "BiasAdd", "b", "bias", data_format=planes["data_format"])]
+    nodes += [const("d", middle), node("e", "Conv2D", "c", "d", strides=integers(1, 1, 2, 2), **planes)]
+    nodes += [node("f", "DepthToSpace", "e", block_size=entry(3, 2), data_format=planes["data_format"])]
+    nodes += [node("shape", "Shape", "f"), *(const(f"at{place}", [place]) for place in range(5))]
+    for place in (0, 2, 3):
+        between = ["shape", f"at{place}", f"at{place + 1}", "at1"]
+        nodes += [node(f"side{place}", "StridedSlice", *between, shrink_axis_mask=entry(3, 1))]
+    nodes += [const("two", 2), node("tall", "Mul", "side2", "two"), node("wide", "Mul", "two", "side3")]
+    nodes += [const("one", 1), node("size", "Pack", "side0", "one", "tall", "wide"), const("g", last)]
+    nodes += [node("end", "Conv2DBackpropInput", "size", "g", "f", strides=integers(1, 1, 2, 2), **planes)]
+
+    def truth(y: Array) -> Array:
+        x = tf_conv(tf_conv(y[..., None], first) + BIAS, middle, 2)
+        return tf_upconv(tf_shuffle(x, 2), last, 2)[..., 0]
+
+    made = assert_gives(nodes, truth, (8, 12))
+    assert (made.scale, made.multiple_of) == (2, 2)
+
+
 def test_one_value_stands_for_all():
     """TensorFlow stores a constant of equal values so."""
     one = tensor(1, (1, 1, 1, 4), entry(5, struct.pack("<f", 0.7311)))
@@ -390,7 +419,9 @@ def test_named_output():
 def test_what_it_says():
     nodes = [placeholder(), const("a", kernel(5, 5, 1, 4)), conv("b", "y", "a"), node("c", "Tanh", "b")]
     made = converted(*nodes, node("unused", "NoOp"), shuffled("end", "c", 2))
-    assert made.operators == ("Const", "Conv2D", "DepthToSpace", "Placeholder", "Tanh")
+    assert made.description == "a frozen TensorFlow graph on Y: 1 convolution, 1 shuffle, up to 4 channels"
+    assert made.needs_fp32
+    assert made.witness == "NumPy, float64"
     assert "bilinear" in made.colour
     assert made.parameters == 100
     graph = read_tf_pb(b"".join(nodes), "net.pb")
@@ -498,6 +529,18 @@ def test_colours_as_opencv_documents(scale, kind):
     np.testing.assert_allclose(deep * 255, given, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", ["photo", "noise"])
+def test_reference_has_the_same_colours(name, kind):
+    """In whole numbers there, in float32 here: where Y is the same level, so are R, G and B."""
+    made = converted(*NETWORKS[name])
+    rgb = astronaut()[20:80, 180:262] if kind == "photo" else noise(60, 82, 3)
+    given = open_engine(model_of(made), "openvino", "fp32")(rgb[None])
+    difference = np.abs(made.reference(rgb / 255) * 255 - given)
+    assert difference.max() <= 1 + 1e-9  # where fp32 and float64 fall on two sides of a half
+    assert (difference > 0.5).mean() < 0.002
+
+
 @pytest.mark.parametrize("name", ["espcn", "fsrcnn"])
 def test_equals_opencv(tmp_path, name):
     """OpenCV itself as the witness, where it is there: the extra `peers`."""
@@ -525,7 +568,7 @@ def refused(content: bytes, words: str) -> str:
     tracemalloc.start()
     try:
         with pytest.raises(ModelError, match=re.escape(words)) as error:
-            tf_pb_to_onnx(content, "net.pb")
+            open_tf_pb(content, "net.pb")
         assert tracemalloc.get_traced_memory()[1] < 20e6 + 4 * len(content)
     finally:
         tracemalloc.stop()
@@ -667,10 +710,12 @@ HOSTILE = {
     "a size in fractions": (
         placeholder()
         + const("w", np.ones((3, 3, 1, 1)))
-        + const("s", [1, np.inf, 60, 1])
+        + const("s", [1, 36.5, 60, 1])
         + upconv("e", "s", "w", "y", 2),
         "node 'e' (Conv2DBackpropInput) doesn't know its output's size",
     ),
+    "NaN": (SOUND + const("b", [np.nan]) + node("c", "BiasAdd", "end", "b"), "'b' (Const) holds NaN or infinity"),
+    "infinity": (SOUND + const("b", [np.inf]) + node("c", "BiasAdd", "end", "b"), "'b' (Const) holds NaN or infinity"),
     "too few bytes": (with_constant(tensor(1, (2,), entry(4, b"abcd"))), "has the shape [2] and 1 values"),
     "half a value": (with_constant(tensor(1, (1,), entry(4, b"abcde"))), "node 'b' (Const) is broken"),
     "too many values": (with_constant(tensor(1, (1,), entry(5, bytes(8)))), "has the shape [1] and 2 values"),
@@ -744,6 +789,22 @@ HOSTILE = {
         SOUND + const("f", [0.5]) + node("s", "StridedSlice", "f", "f", "f", "f") + node("z", "Add", "end", "s"),
         "node 's' (StridedSlice) cuts more than one axis",
     ),
+    "a slice from a lone number": (
+        SOUND
+        + b"".join([node("s", "Shape", "y"), const("n", 1), const("one", [1])])
+        + node("cut", "StridedSlice", "s", "n", "one", "one", shrink_axis_mask=entry(3, 1))
+        + node("z", "Add", "cut", "end"),
+        "node 'cut' (StridedSlice) cuts more than one axis",
+    ),
+    "a slice that keeps its axis": (  # bit 1 is of a second axis, which isn't there
+        b"".join([placeholder(), *doubled_sizes("y", 1)]).replace(
+            entry(5, entry(1, "shrink_axis_mask") + entry(2, entry(3, 1))),
+            entry(5, entry(1, "shrink_axis_mask") + entry(2, entry(3, 2))),
+        )
+        + const("w", np.ones((3, 3, 1, 1)))
+        + upconv("end", "size", "w", "y", 2),
+        "node 'size' (Pack) is broken",
+    ),
     "a slice beyond": (
         SOUND
         + b"".join([node("s", "Shape", "y"), const("n", [9]), const("one", [1])])
@@ -764,7 +825,7 @@ def test_cut_files_are_refused():
     assert converted(SOUND).scale == 2
     for length in range(len(SOUND)):
         with pytest.raises(ModelError, match=r"^net\.pb: "):
-            tf_pb_to_onnx(SOUND[:length], "net.pb")
+            open_tf_pb(SOUND[:length], "net.pb")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -777,7 +838,7 @@ def test_wrong_bytes_end_in_a_sentence(seed):
         for place in changes.integers(0, len(wrong), 3):
             wrong[place] = changes.integers(0, 256)
         with suppress(ModelError):
-            assert tf_pb_to_onnx(bytes(wrong), "net.pb").scale >= 2
+            assert open_tf_pb(bytes(wrong), "net.pb").scale >= 2
 
 
 def test_a_constant_used_often_is_stored_once():
@@ -796,14 +857,14 @@ def test_needs_no_tensorflow_and_no_torch(tmp_path):
     code = (
         "import sys; sys.modules.update(tensorflow=None, torch=None)\n"
         "from pathlib import Path\n"
-        "from superfine.weights.tf_pb import tf_pb_to_onnx\n"
+        "from superfine.weights.tf_pb import open_tf_pb\n"
         "assert 'onnx' not in sys.modules\n"
         "content = Path(sys.argv[1]).read_bytes()\n"
-        "assert tf_pb_to_onnx(content, 'net.pb').scale == 2\n"
+        "assert open_tf_pb(content, 'net.pb').scale == 2\n"
         "sys.modules['onnx'] = None\n"
         "from superfine.errors import MissingExtraError\n"
         "try:\n"
-        "    tf_pb_to_onnx(content, 'net.pb')\n"
+        "    open_tf_pb(content, 'net.pb')\n"
         "except MissingExtraError as error:\n"
         "    print(error)\n"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from fakes import FakeEngine, tiled
 from superfine.errors import EngineError, ShapeError
-from superfine.tiles import Grid, Span, Window, enlarge, plan
+from superfine.tiles import Grid, Span, Window, cover, covered, enlarge, plan
 
 GRIDS = [(multiple, halo) for multiple in (1, 4, 16) for halo in (0, 1, 7, 13, 16, 20)]
 
@@ -178,3 +178,40 @@ def test_a_window_says_when_its_bands_end_early():
 
 def test_a_span_is_what_it_says():
     assert plan(100, 200, Grid(4, 13, 16)) == [Span(0, 112, 0, 100)]
+
+
+# ---- networks of one size
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 8, 100])
+@pytest.mark.parametrize("side", [1, 2, 7, 16, 64])
+@pytest.mark.parametrize("size", [1, 7, 8, 16, 17, 63, 65, 200])
+def test_pieces_of_one_length_cover_all(size, side, overlap):
+    spans = cover(size, side, overlap)
+    assert all(span.outer_stop - span.outer_start == side for span in spans)
+    assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+    assert spans[-1].stop == size
+    if size > side:
+        assert (spans[0].outer_start, spans[-1].outer_stop) == (0, size)
+        for before, after in itertools.pairwise(spans):
+            assert before.outer_stop - after.outer_start >= min(overlap, side // 2)
+            # The seam lies in the middle of what both see.
+            assert abs((before.outer_stop - before.stop) - (after.start - after.outer_start)) <= 1
+
+
+@pytest.mark.parametrize("size", [(5, 9), (20, 24), (21, 90), (77, 65)])
+def test_what_takes_one_size_equals_the_whole_but_for_the_border(size):
+    """With an overlap of twice the radius every seam is exact; at the border of padded pictures it sees the edge."""
+    engine = FakeEngine(scale=2, halo=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3))
+    shapes = []
+
+    def compute(piece):
+        shapes.append(piece.shape)
+        return engine(piece[None])
+
+    large = covered(pixels, (20, 24), 2, 4, compute)
+    assert set(shapes) == {(20, 24, 3)}
+    past = [(0, max(0, side - own)) for side, own in zip((20, 24), size, strict=True)]
+    wanted = engine.whole(np.pad(pixels, (*past, (0, 0)), mode="edge"))
+    np.testing.assert_array_equal(large, wanted[: 2 * size[0], : 2 * size[1]])

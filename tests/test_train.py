@@ -99,6 +99,13 @@ ADVERSARY = (
     "stages.0.patch=16",
     "stages.1.patch=16",
 )
+FEATURES = (
+    'critic={name="patch", contest="relativistic"}',
+    'features={of="critic"}',
+    "stages.0.loss={l1=1.0, adversarial=0.01, features=0.1, style=0.1}",
+    "stages.0.patch=16",
+    "stages.1.patch=16",
+)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +115,17 @@ ADVERSARY = (
         (8, ()),
         (8, ('precision="bf16"',)),
         (8, ADVERSARY),
+        (8, FEATURES),
         (8, ("optimizer={name='adamw', warm_up=3, clip=0.1, factors={head=0.5, tail=0}}",)),
     ],
-    ids=["as it was saved", "with steps to do again", "bf16", "with a critic", "with factors and clipping"],
+    ids=[
+        "as it was saved",
+        "with steps to do again",
+        "bf16",
+        "with a critic",
+        "with features",
+        "with factors and clipping",
+    ],
 )
 def test_resumed_equals_unbroken_to_the_bit(photos, tmp_path, at, changes, monkeypatch):
     config = tiny(*changes)
@@ -309,7 +324,7 @@ def test_the_run_can_be_looked_at(photos, tmp_path):
     assert all({"psnr", "ssim", "psnr_rgb"} <= row.keys() for row in rows)
     assert [moment.step for moment in heard.moments] == [4, 8, 10]
     assert heard.moments[-1].seconds_left == 0
-    assert done.best == max(row["psnr"] for row in rows if row["step"])
+    assert done.best == max(row["psnr"] for row in rows), "where it starts counts too"
     assert read_state(tmp_path / BEST)["best"] == done.best
     for name in ("loss", "psnr"):
         with Image.open(tmp_path / f"{name}.png") as plot:
@@ -323,6 +338,41 @@ def test_the_run_can_be_looked_at(photos, tmp_path):
     with Image.open(tmp_path / "samples.png") as samples:
         assert samples.size == (780, 260)
     assert any("5 pictures" in line for line in heard.said)
+
+
+def test_the_price_of_sharpness_is_seen(photos, tmp_path):
+    """An adversarial run stands beside what it started from, in figures and pictures."""
+    train(tiny(), photos, tmp_path / "first")
+    said = Listener()
+    said.lines = []
+    said.say = said.lines.append
+    config = tiny(*FEATURES, f"start_from={tmp_path / 'first'}", "optimizer.rate=0.002")
+    train(config, photos, tmp_path / "second", listener=said)
+    first, second = (json.loads((tmp_path / run / "result.json").read_text()) for run in ("first", "second"))
+    assert "start" not in first["validation"]
+    assert second["validation"]["start"]["psnr"] == pytest.approx(first["validation"]["network"]["psnr"], abs=1e-3)
+    assert second["validation"]["network"]["psnr"] != second["validation"]["start"]["psnr"]
+    with Image.open(tmp_path / "second" / "samples.png") as samples:
+        assert samples.size == (1040, 260)
+    assert "features: the critic's own" in said.lines
+    assert read_state(tmp_path / "second" / STATE)["features"] == "the critic's own"
+    assert read_state(tmp_path / "second" / loop.HEALTHY)["step"] == 10
+
+
+def test_a_lost_fight_stops_and_keeps_the_last_healthy_state(photos, tmp_path):
+    config = tiny(*FEATURES, 'critic={name="patch", largest_fall=0.001}', "optimizer={rate=0.02, warm_up=0}")
+    with pytest.raises(TrainingError, match=r"collapse at step \d+: validation fell to .* dB, .* below") as lost:
+        train(config, photos, tmp_path)
+    before = {"4": 0, "8": 4, "10": 8}[str(lost.value).partition("step ")[2].partition(":")[0]]
+    assert read_state(tmp_path / loop.HEALTHY)["step"] == before
+
+
+def test_features_of_another_source_do_not_go_on(photos, tmp_path, monkeypatch):
+    config = tiny(*FEATURES)
+    state.save(tmp_path / STATE, state.begin(config), config)
+    monkeypatch.setattr(state, "serving_name", lambda config, found: "vgg19, vgg19.pth, sha256 00")
+    with pytest.raises(TrainingError, match="its features came from the critic's own, which isn't what serves now"):
+        state.resume(tmp_path / STATE, config)
 
 
 def test_torch_is_left_as_it_was(photos, tmp_path):
@@ -391,8 +441,15 @@ def test_every_net_has_a_recipe():
         (TINY.replace("l1 = 1.0", "l1 = -1.0"), "stages.0.loss.l1 = -1.0: Input should be greater than or equal to 0"),
         (TINY.replace("hold_out = {a = 1}", "degrade = {jpeg = 7.0}"), "data.degrade: .*jpeg"),
         (TINY.replace("l1 = 1.0", "adversarial = 1.0"), r"an adversarial loss needs a \[critic\]"),
+        (TINY.replace("l1 = 1.0", "style = 1.0"), r"a features or style loss needs \[features\]"),
+        (TINY.replace("l1 = 1.0", "features = 1.0") + "[features]", r"features.of = critic needs a \[critic\]"),
+        (TINY.replace("l1 = 1.0", "style = 1.0") + '[features]\nof = "vgg19"', "features.layers is empty; name layers"),
+        (
+            TINY.replace("l1 = 1.0", "style = 1.0, adversarial = 1.0") + "[critic]\n[features]\nlayers = {a = 1.0}",
+            "features.layers and features.weights are of a published network",
+        ),
     ],
-    ids=range(11),
+    ids=range(15),
 )
 def test_a_wrong_recipe(tmp_path, text, words):
     (tmp_path / "my.toml").write_text(text)
@@ -414,6 +471,11 @@ def test_changes_replace_values(tmp_path):
             read_recipe(tmp_path / "my.toml", [wrong])
 
 
+def test_a_patch_off_the_grid(photos, tmp_path):
+    with pytest.raises(TrainingError, match="stages: a patch of 6 px is no multiple of 8, which unet wants"):
+        train(tiny("net=unet"), photos, tmp_path)
+
+
 def test_an_unknown_net_or_scale(photos, tmp_path):
     with pytest.raises(TrainingError, match="no net 'edrs'; there are plain-16x11, "):
         train(tiny("net=edrs"), photos, tmp_path / "a")
@@ -424,7 +486,7 @@ def test_an_unknown_net_or_scale(photos, tmp_path):
 def test_a_config_survives_its_state(tmp_path):
     config = tiny(*ADVERSARY, "data.degrade={jpeg=0.5}", "optimizer.factors={head=0.5}")
     state.save(tmp_path / STATE, state.begin(config), config)
-    assert load_averaged(tmp_path / STATE)[0] == config
+    assert load_averaged(tmp_path / STATE).config == config
 
 
 # ---- by command
@@ -445,7 +507,7 @@ def test_the_commands_train_export_and_go_on(photos, tmp_path):
     assert superfine("train", recipe, "--data", photos).returncode == 1
     second = superfine("train", recipe, "--data", photos, "--resume", "--json")
     assert [line["step"] for line in map(json.loads, second.stdout.splitlines()) if "step" in line] == [10]
-    assert load_averaged(run / STATE)[0].steps == 10
+    assert load_averaged(run / STATE).config.steps == 10
     wrote = superfine("export", run, "-o", "tiny.onnx")
     assert wrote.stdout.startswith("tiny.onnx: tiny, ")
     assert superfine("upscale", photos / "a" / "0.png", "-o", "large.png", "--model", "tiny.onnx").returncode == 0

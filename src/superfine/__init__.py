@@ -6,6 +6,8 @@ superfine.upscale_path("photos", "large")            # files: tree, metadata, al
 superfine.compare("photo.jpg").save("c.html")        # methods side by side
 superfine.evaluate_path("Set5", ["fast", "best"])    # PSNR and SSIM, with their protocol
 superfine.inspect("photo.jpg")                       # blur, noise, JPEG, earlier enlargement
+superfine.shift_image(pixels, (3.5, 3.5))            # by fractions of a pixel, (rows, cols)
+superfine.convert("w.pth").save("model.onnx")        # weights of other frameworks
 """
 
 from importlib import import_module
@@ -31,6 +33,7 @@ from superfine.upscale import Progress, Report, Result, upscale, upscale_path
 __all__ = [
     "Card",
     "Comparison",
+    "Conversion",
     "Engine",
     "EngineError",
     "Evaluation",
@@ -50,10 +53,12 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "compare",
+    "convert",
     "evaluate_path",
     "inspect",
     "list_models",
     "load_model",
+    "shift_image",
     "upscale",
     "upscale_path",
 ]
@@ -62,13 +67,18 @@ __all__ = [
 # Judging takes a tenth of a second to import: it waits until somebody asks for it.
 _LATER = {
     "Comparison": "superfine.evaluate.compare",
+    "Conversion": "superfine.conversion",
     "Evaluation": "superfine.evaluate.evaluation",
     "Inspection": "superfine.inspection",
     "compare": "superfine.evaluate.compare",
+    "convert": "superfine.conversion",
     "evaluate_path": "superfine.evaluate.benchmark",
     "inspect": "superfine.inspection",
+    "shift_image": "superfine.classical.shift",
 }
 if TYPE_CHECKING:
+    from superfine.classical.shift import shift_image
+    from superfine.conversion import Conversion, convert
     from superfine.evaluate.benchmark import evaluate_path
     from superfine.evaluate.compare import Comparison, compare
     from superfine.evaluate.evaluation import Evaluation

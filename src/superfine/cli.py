@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_judge, cli_train
+from superfine import cli_convert, cli_judge, cli_shift, cli_train
 from superfine.errors import SuperfineError, UsageError
 
 __all__ = ["app", "main"]
@@ -39,6 +39,13 @@ app.command("export", epilog="Examples:  superfine export runs/espcn-x2 -o espcn
 )
 
 app.command(
+    "convert",
+    epilog="Examples:  superfine convert realesr-animevideov3.pth -o anime-x4.onnx --licence BSD-3-Clause   |"
+    "   superfine convert FSRCNN_x2.pb -o fsrcnn-x2.onnx   |"
+    "   superfine convert stranger.onnx -o mine.onnx --foreign-colour bgr",
+)(cli_convert.convert)
+
+app.command(
     "evaluate",
     epilog="Examples:  superfine evaluate Set5 Set14 --models fast,best --report r.html   |"
     "   superfine evaluate photos --scale 4 --out now.jsonl   |"
@@ -49,6 +56,17 @@ app.command(
     epilog="Examples:  superfine compare photo.jpg   |"
     "   superfine compare face.jpg --models nearest,bilinear,three-layer -o face.html",
 )(cli_judge.compare)
+app.command(
+    "shift",
+    epilog="Examples:  superfine shift photo.png --dx 3.5 --dy 3.5   |"
+    "   superfine shift scans/*.tif --dx -0.25 --method spline -o moved   |"
+    "   superfine shift photo.png --model shift.onnx",
+)(cli_shift.shift)
+app.command(
+    "learn-shift",
+    epilog="Examples:  superfine learn-shift before after -o shift.onnx   |"
+    "   superfine learn-shift before after --method stn -o stn.onnx --plot errors.png",
+)(cli_shift.learn_shift)
 app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
     cli_judge.inspect
 )
@@ -115,9 +133,16 @@ def upscale(
         str,
         typer.Option(
             help="auto takes balanced for lossless sources, photo for JPEG and other lossy ones; or name a network,"
-            " an .onnx file with a card, or a classical method: see `superfine models`."
+            " an .onnx file with a card, weights as `convert` takes them, or a classical method: `superfine models`."
         ),
     ] = "auto",
+    sharpness: Annotated[
+        float | None,
+        typer.Option(
+            help="0 to 1: from photo, which leaves out what isn't known, to sharp, which makes texture up.",
+            show_default=False,
+        ),
+    ] = None,
     file_format: Annotated[
         str | None,
         typer.Option(
@@ -162,7 +187,8 @@ def upscale(
     job = Job(
         scale=scale,
         size=None if size is None else _size(size),
-        model=model,
+        model=cli_convert.as_model(model),
+        sharpness=sharpness,
         engine=engine,
         precision=precision,  # type: ignore[arg-type]
         memory_gb=memory,
@@ -208,12 +234,15 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 @models_app.command("show", epilog="Examples:  superfine models show fast   |   superfine models show my.onnx --json")
 def show(
-    name: Annotated[str, typer.Argument(help="A network, a family of them, or an .onnx file.")], as_json: Json = False
+    name: Annotated[
+        str, typer.Argument(help="A network, a family of them, an .onnx file, or weights as `convert` takes them.")
+    ],
+    as_json: Json = False,
 ) -> None:
     """Show the whole card of a network."""
     from superfine.models import find_model
 
-    for model in find_model(name):
+    for model in find_model(cli_convert.as_model(name)):
         facts = {**asdict(model.card), "sha256": model.sha256, "bytes": len(model.content)}
         if as_json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
@@ -256,6 +285,7 @@ def _diagnosis() -> dict[str, dict[str, str]]:
         "pyvips",
         "pyvips-binary",
         "av",
+        "onnx",
         "onnxruntime",
         "pillow-heif",
         "torch",

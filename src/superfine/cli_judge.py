@@ -5,11 +5,13 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from superfine.cli_convert import as_model
 from superfine.errors import OutputError, UsageError
 from superfine.evaluate.listener import Listener
 from superfine.terminal import one_line
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from superfine.evaluate.record import Row
 
 __all__ = ["compare", "evaluate", "inspect"]
+
+# What a training run calls its states.
+_STATES = ("best.pt", "healthy.pt", "last.pt")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
 ForeignColour = Annotated[
@@ -44,8 +49,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Networks, families, .onnx or .pb files, classical methods, training runs' folders; by default every"
-            " shipped network of the scale.",
+            help="Networks, families, weights as `convert` takes them, classical methods, training runs' folders; by"
+            " default every shipped network of the scale. OpenCV runs .pb files itself where it is installed.",
             show_default=False,
         ),
     ] = None,
@@ -259,16 +264,21 @@ def _words(text: str, option: str) -> list[str]:
 
 
 def _method(name: str, scale: int) -> Any:
-    """The name itself, or a training run opened, which needs torch."""
+    """The name itself, weights of another framework converted, or a training run opened, which needs torch."""
     path = Path(name)
-    if not (path.is_dir() or path.suffix == ".pt"):
-        return name
+    if not (path.is_dir() or path.name in _STATES):
+        return name if _is_judged_as_it_is(path) else as_model(name)
     from superfine.cli_train import need
 
     need("judging a training run")
     from superfine.train.score import open_run
 
     return open_run(path, scale)
+
+
+def _is_judged_as_it_is(path: Path) -> bool:
+    """OpenCV and OpenVINO run these as their makers do, without a card."""
+    return path.suffix.lower() == ".onnx" or (path.suffix.lower() == ".pb" and find_spec("cv2") is not None)
 
 
 def _distance(name: str) -> Any:

@@ -21,6 +21,7 @@ from superfine.classical.resample import KERNELS, matlab_resize, resize
 from superfine.color import to_kind, to_unit
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.models import CLASSICAL, MATLAB, Model, find_model
+from superfine.tiles import covered
 
 __all__ = [
     "ENGINES",
@@ -105,6 +106,8 @@ class OpenVINOEngine:
         self.multiple_of, self.frames = model.card.multiple_of, model.card.frames
         self.model = model
         native = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and model.card.needs_fp32:
+            raise EngineError(f"{model.card.name}: bf16 would change its result visibly; use --precision fp32 or auto")
         if precision == "bf16" and not native:
             raise EngineError("this CPU has no native bf16; use --precision fp32 or auto")
         self.name = f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
@@ -115,7 +118,8 @@ class OpenVINOEngine:
             raise ModelError(f"{model.source}: OpenVINO can't read it: {first_line(error)}") from error
         # Where convolutions are in 8 bits already, bf16 would only round what is left, and not alike in every tile.
         self._in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
-        self.precision = "bf16" if native and precision != "fp32" and not self._in_8_bits else "fp32"
+        plain = precision == "fp32" or self._in_8_bits or model.card.needs_fp32
+        self.precision = "bf16" if native and not plain else "fp32"
         _check_ports(
             model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs]
         )
@@ -249,6 +253,27 @@ class OnnxRuntimeEngine:
         return result
 
 
+class FixedSizeEngine:
+    """A network that takes one size, as an engine for any: overlapping pieces, smaller ones padded by their edge.
+
+    Where the size leaves room for it, pieces overlap by the halo on both sides of their seams.
+    """
+
+    def __init__(self, inner: NetworkEngine) -> None:
+        card = inner.model.card
+        self.scale, self.halo, self.multiple_of, self.frames = card.scale, card.halo, card.multiple_of, card.frames
+        self.model, self.name = inner.model, inner.name
+        self._inner = inner
+
+    def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32", "int8"]:
+        return self._inner.precision_for(dtype)
+
+    def __call__(self, pixels: Array) -> Array:
+        _check_given(pixels)
+        sides = self.model.card.rows, self.model.card.cols
+        return covered(pixels[0], sides, self.scale, 2 * self.halo, lambda piece: self._inner(piece[None]))
+
+
 #: --engine -> ONNX Runtime's name of the device; OpenVINO has none.
 ENGINES: dict[str, str | None] = {
     "openvino": None,
@@ -272,9 +297,12 @@ def open_engine(
     if precision not in get_args(Precision):
         raise UsageError(f"no precision {precision!r}; there are {', '.join(get_args(Precision))}")
     provider = ENGINES[engine]
+    opened: NetworkEngine
     if provider is None:
-        return OpenVINOEngine(model, precision, threads)
-    return OnnxRuntimeEngine(model, provider, precision, threads)
+        opened = OpenVINOEngine(model, precision, threads)
+    else:
+        opened = OnnxRuntimeEngine(model, provider, precision, threads)
+    return FixedSizeEngine(opened) if model.card.rows else opened
 
 
 def load_model(name: str, scale: int = 2, *, engine: str = "openvino", precision: Precision = "auto") -> Engine:

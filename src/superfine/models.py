@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from superfine.classical.resample import KERNELS
 from superfine.errors import ModelError, UsageError
@@ -21,6 +21,7 @@ __all__ = [
     "CLASSICAL",
     "MATLAB",
     "Card",
+    "HaloKind",
     "Model",
     "card_to_text",
     "families",
@@ -29,12 +30,15 @@ __all__ = [
     "list_models",
     "read_file",
     "read_model",
+    "with_card",
 ]
 
 #: Bicubic as MATLAB rounds it, between the two passes: for 8 bits only.
 MATLAB = "matlab-bicubic"
 #: Models that need no network; they enlarge by any factor.
 CLASSICAL = (*KERNELS, MATLAB)
+
+HaloKind = Literal["exact", "practical", "whole"]
 
 _CARD = "superfine"  # the key of the card in the file's metadata
 # ONNX keeps larger networks in several files: a protobuf message ends here.
@@ -52,9 +56,16 @@ class Card:
     """Pixels around a tile that its result depends on, in the small picture."""
     multiple_of: int = 1
     frames: int = 1
-    halo_kind: Literal["exact", "practical"] = "exact"
+    rows: int = 0
+    """The only height that the network takes; 0 takes any."""
+    cols: int = 0
+    """The only width."""
+    halo_kind: HaloKind = "exact"
+    """exact: tiles equal the whole; practical: but for a quarter of a level; whole: it sees the whole picture."""
     fp32_end: bool = False
     """Ends with base plus residual added in fp32, so 16 bits survive bf16 inside."""
+    needs_fp32: bool = False
+    """bf16 inside would move the result by more than a level, so it isn't used."""
     tile: int = 384
     """Inner tile side that was fastest when measured."""
     bytes_per_pixel: int = 1000
@@ -67,7 +78,11 @@ class Card:
     colour: str = ""
     parameters: int = 0
     licence: str = ""
+    source: str = ""
+    """The file that it was converted from, and its hash."""
     training_data: str = ""
+    losses: str = ""
+    """What the training minimised at last, and what served as features."""
     recipe: str = ""
     psnr: dict[str, float] = field(default_factory=dict)
     """Test set -> dB, measured as `protocol` says."""
@@ -93,6 +108,16 @@ def card_to_text(card: Card) -> str:
     return json.dumps(asdict(card), ensure_ascii=False, sort_keys=True)
 
 
+def with_card(content: bytes, card: Card) -> bytes:
+    """The ONNX file `content` with `card` inside, instead of any metadata that it had. Needs onnx."""
+    from onnx import ModelProto, helper
+
+    proto = ModelProto.FromString(content)
+    helper.set_model_props(proto, {_CARD: card_to_text(card)})
+    changed: bytes = proto.SerializeToString()
+    return changed
+
+
 @cache
 def list_models() -> tuple[Model, ...]:
     """The networks that the package ships, by name."""
@@ -114,7 +139,10 @@ def find_model(name: str) -> list[Model]:
     found = [model for model in shipped if name in (model.card.name, family(model.card))]
     if not found:
         known = ", ".join((*families(), *(model.card.name for model in shipped), *CLASSICAL))
-        raise UsageError(f"no model {name!r}; there are {known}, and any .onnx file with a superfine card")
+        raise UsageError(
+            f"no model {name!r}; there are {known}, and any .onnx file with a card; superfine convert makes one of"
+            " other weights"
+        )
     return found
 
 
@@ -142,7 +170,7 @@ def _checked(content: bytes, source: str) -> Model:
     metadata = _metadata_of(content, source)
     if _CARD not in metadata:
         raise ModelError(
-            f"{source}: has no superfine card, so its scale and halo aren't known; export it with superfine"
+            f"{source}: has no superfine card, so its scale and halo aren't known; make one with one: superfine convert"
         )
     try:
         given = json.loads(metadata[_CARD])
@@ -179,21 +207,25 @@ def _card(given: Any, source: str) -> Card:
     if missing := sorted({"name", "scale", "halo"} - set(given)):
         raise ModelError(f"{source}: its card lacks {', '.join(missing)}")
     lowest = {"scale": 1, "halo": 0, "multiple_of": 1, "frames": 1, "tile": 1, "bytes_per_pixel": 1, "parameters": 0}
+    lowest |= {"rows": 0, "cols": 0}
     for name, low in lowest.items():
         value = given.get(name, low)
         if type(value) is not int or not low <= value <= 10**9:
             raise ModelError(f"{source}: its card says {name} = {value!r}, want a whole number from {low}")
     for name, value in given.items():
         if name not in lowest and not isinstance(
-            value, {"fp32_end": bool, "restoring": bool, "psnr": dict}.get(name, str)
+            value, {"fp32_end": bool, "needs_fp32": bool, "restoring": bool, "psnr": dict}.get(name, str)
         ):
             raise ModelError(f"{source}: its card says {name} = {value!r}, which is of the wrong kind")
     if not (given["name"] and given["name"].isprintable()):
         raise ModelError(f"{source}: its card says name = {given['name']!r}, want a name that can be printed")
     if not all(type(decibel) in (int, float) for decibel in given.get("psnr", {}).values()):
         raise ModelError(f"{source}: its card says psnr = {given['psnr']!r}, want numbers of dB")
-    if given.get("halo_kind", "exact") not in ("exact", "practical"):
-        raise ModelError(f"{source}: its card says halo_kind = {given['halo_kind']!r}, want exact or practical")
+    if given.get("halo_kind", "exact") not in (kinds := get_args(HaloKind)):
+        wanted = " or ".join(kinds)
+        raise ModelError(f"{source}: its card says halo_kind = {given['halo_kind']!r}, want {wanted}")
+    if (given.get("rows", 0) == 0) != (given.get("cols", 0) == 0):
+        raise ModelError(f"{source}: its card says one of rows and cols; want both, or neither for any size")
     if given.get("frames", 1) != 1:
         raise ModelError(f"{source}: wants {given['frames']} frames; this version enlarges single pictures")
     return Card(**given)

@@ -2,13 +2,22 @@
 
 from collections.abc import Iterator
 
-__all__ = ["protobuf_fields"]
+__all__ = ["protobuf_fields", "protobuf_spans"]
 
 
 def protobuf_fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     """(field number, value) of one protobuf message; raises ValueError or IndexError where it's broken."""
-    place = 0
-    while place < len(content):
+    for number, value in protobuf_spans(content, 0, len(content)):
+        yield number, content[value.start : value.stop] if isinstance(value, range) else value
+
+
+def protobuf_spans(content: bytes, start: int, stop: int) -> Iterator[tuple[int, int | range]]:
+    """(field number, value) of the message in content[start:stop], and of a part in it where it lies in `content`.
+
+    Raises as `protobuf_fields`.
+    """
+    place = start
+    while place < stop:
         tag, place = _varint(content, place)
         match tag & 7:
             case 0:
@@ -16,13 +25,13 @@ def protobuf_fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
                 yield tag >> 3, value
             case 2:
                 length, place = _varint(content, place)
-                if length > len(content) - place:
+                if length > stop - place:
                     raise ValueError("a length beyond the file")
-                yield tag >> 3, content[place : place + length]
+                yield tag >> 3, range(place, place + length)
                 place += length
             case 1 | 5 as kind:
                 place += 8 if kind == 1 else 4
-                if place > len(content):
+                if place > stop:
                     raise ValueError("a number beyond the file")
             case kind:
                 raise ValueError(f"wire type {kind}")

@@ -16,6 +16,7 @@ from typing import Any, Final, get_args
 import numpy as np
 import numpy.typing as npt
 
+from superfine.blend import blend
 from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
@@ -29,6 +30,8 @@ __all__ = [
     "FIXED_BYTES",
     "MAX_SCALE",
     "QUEUED_BANDS",
+    "SHARP",
+    "SOFT",
     "Choice",
     "Job",
     "Route",
@@ -44,6 +47,9 @@ Shape = tuple[int, int, int]
 
 #: More in one go would be guesswork; a result can be enlarged again.
 MAX_SCALE: Final = 16
+#: The families that `sharpness` goes between.
+SOFT: Final = "photo"
+SHARP: Final = "sharp"
 _SMALLEST_TILE: Final = 32
 _BLED_TILE: Final = 512
 #: Bands that wait between two threads.
@@ -62,6 +68,8 @@ class Job:
     """(rows, cols) of the result as it is seen, instead of `scale`."""
     model: str = "auto"
     """`auto` (by each source: `choose_model`), a shipped network or family, an .onnx file, or a classical method."""
+    sharpness: float | None = None
+    """0 to 1, from `photo`, which leaves out what isn't known, to `sharp`, which makes texture up; none: as `model`."""
     engine: str = "openvino"
     precision: Precision = "auto"
     memory_gb: float | None = None
@@ -83,6 +91,10 @@ class Job:
             )
         if self.scale is not None and self.scale > MAX_SCALE:
             raise UsageError(f"--scale {self.scale:g} is over {MAX_SCALE}; run superfine on its result for more")
+        if self.sharpness is not None and not 0 <= self.sharpness <= 1:
+            raise UsageError(f"--sharpness {self.sharpness:g} is outside 0 to 1")
+        if self.sharpness is not None and self.model not in ("auto", SOFT, SHARP):
+            raise UsageError(f"--sharpness goes from {SOFT} to {SHARP}; leave --model {self.model} out")
         if self.engine not in ENGINES:
             raise UsageError(f"--engine {self.engine!r} is none of {', '.join(ENGINES)}")
         if self.precision not in get_args(Precision):
@@ -203,14 +215,21 @@ def _on_one_frame(engine: Engine, pixels: Array) -> Array:
     return engine(pixels[None])
 
 
+def _networks(name: str, sharpness: float | None) -> dict[int, Model]:
+    """The networks of a name by their scales; with `sharpness` those between `SOFT` and `SHARP`."""
+    named = {model.card.scale: model for model in find_model(SHARP if sharpness is not None else name)}
+    if sharpness is None:
+        return named
+    soft = {model.card.scale: model for model in find_model(SOFT)}
+    return {scale: blend(soft[scale], sharp, sharpness) for scale, sharp in named.items()}
+
+
 class Workshop:
     """The networks of one model, not `auto`, and their engines, opened when first needed and then kept warm."""
 
     def __init__(self, job: Job) -> None:
         self.name = job.model
-        self.models: dict[int, Model] = {}
-        if self.name not in CLASSICAL:
-            self.models = {model.card.scale: model for model in find_model(self.name)}
+        self.models: dict[int, Model] = {} if self.name in CLASSICAL else _networks(self.name, job.sharpness)
         if job.scale is None and job.size is None:
             # A network of one scale is asked for by its name; a family, or a method for any scale, doubles.
             job = replace(job, scale=float(next(iter(self.models))) if len(self.models) == 1 else 2.0)
@@ -311,7 +330,9 @@ class Workshops:
         Raises SourceError where `auto` can't read the file.
         """
         choice = Choice(self.job.model)
-        if choice.name == "auto":
+        if self.job.sharpness is not None:
+            choice = Choice(SHARP, f"--sharpness {self.job.sharpness:g} takes {SOFT} and {SHARP}")
+        elif choice.name == "auto":
             choice = choose_model(*(("pixels", True) if source is None else coding_of(source)), families())
         if choice.name not in self._made:
             self._made[choice.name] = Workshop(replace(self.job, model=choice.name))

@@ -9,6 +9,7 @@ picture. Half-right pixels don't exist.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from superfine.errors import EngineError, ShapeError
 
-__all__ = ["Grid", "Span", "Window", "enlarge", "plan"]
+__all__ = ["Grid", "Span", "Window", "cover", "covered", "enlarge", "plan"]
 
 Array = npt.NDArray[np.generic]
 
@@ -67,6 +68,49 @@ def plan(size: int, tile: int, grid: Grid) -> list[Span]:
         start = nominal + halo if place else 0
         spans.append(Span(outer_start, outer_start + outer, start, size if last else nominal + step + halo))
     return spans
+
+
+def cover(size: int, side: int, overlap: int) -> list[Span]:
+    """Cover [0, size) with spans that are `side` long, for networks that take no other length.
+
+    They overlap by `overlap` or more, up to half of `side`; the seams lie in the middle of the overlaps. A size below
+    `side` is thought of as padded.
+    """
+    if size <= side:
+        return [Span(0, side, 0, size)]
+    overlap = min(overlap, side // 2)
+    count = -(-(size - overlap) // (side - overlap))
+    starts = [place * (size - side) // (count - 1) for place in range(count)]
+    seams = [0, *((before + side + after) // 2 for before, after in pairwise(starts)), size]
+    return [Span(at, at + side, seams[place], seams[place + 1]) for place, at in enumerate(starts)]
+
+
+def covered(
+    pixels: Array, sides: tuple[int, int], scale: int, overlap: int, compute: Callable[[Array], Array]
+) -> Array:
+    """(h, w, c) -> (scale*h, scale*w, c) by a `compute` that takes no other size than `sides`, (rows, cols).
+
+    Pieces overlap as `cover` says; a picture that is smaller is padded by its edge.
+    """
+    rows, cols = pixels.shape[:2]
+    past = [(0, max(0, side - size)) for side, size in zip(sides, (rows, cols), strict=True)]
+    pixels = np.pad(pixels, (*past, (0, 0)), mode="edge")
+    large: Array | None = None
+    for down, across in product(cover(rows, sides[0], overlap), cover(cols, sides[1], overlap)):
+        piece = pixels[down.outer_start : down.outer_stop, across.outer_start : across.outer_stop]
+        part = compute(np.ascontiguousarray(piece))
+        if large is None:
+            large = np.empty((rows * scale, cols * scale, part.shape[2]), part.dtype)
+        large[_kept(down, scale), _kept(across, scale)] = part[
+            _kept(down, scale, down.outer_start), _kept(across, scale, across.outer_start)
+        ]
+    if large is None:
+        raise ShapeError(f"a picture of {rows} x {cols} has no pixels")
+    return large
+
+
+def _kept(span: Span, scale: int, origin: int = 0) -> slice:
+    return slice((span.start - origin) * scale, (span.stop - origin) * scale)
 
 
 class Window:

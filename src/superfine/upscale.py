@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from superfine.errors import OutputError, ShapeError, SourceError, SuperfineErro
 from superfine.image import Format, Picture, format_of, open_picture, save_picture
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, list_pictures
+from superfine.models import Card, HaloKind
 from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop, Workshops
 
 __all__ = ["Progress", "Report", "Result", "upscale", "upscale_path"]
@@ -54,6 +55,8 @@ class Result:
     model: str = ""
     engine: str = ""
     precision: str = ""
+    halo_kind: str = ""
+    """exact, practical or whole: what tiles promise, of the networks' promises the weakest; empty without networks."""
     seconds: float = 0.0
     memory_gb: float = 0.0
     """Estimated peak."""
@@ -101,6 +104,7 @@ def upscale(
     *,
     size: Size | None = None,
     model: str = "auto",
+    sharpness: float | None = None,
     engine: str = "openvino",
     precision: Precision = "auto",
     memory_gb: float | None = None,
@@ -111,11 +115,19 @@ def upscale(
     alpha); uint8, uint16, or float32 in 0..1; or the path of a picture file,
     which is turned upright. scale: times each side, any number from 1 to 16,
     2 by default; or size: (rows, cols) of the result. model: `auto` goes by the file,
-    and takes arrays for lossless.
+    and takes arrays for lossless. sharpness: 0 to 1, from `photo` to `sharp`, instead of a model.
     Returns an array of the same dtype and number of axes.
     Raises ShapeError, UsageError, ModelError, EngineError; for files SourceError.
     """
-    job = Job(scale=scale, size=size, model=model, engine=engine, precision=precision, memory_gb=memory_gb)
+    job = Job(
+        scale=scale,
+        size=size,
+        model=model,
+        sharpness=sharpness,
+        engine=engine,
+        precision=precision,
+        memory_gb=memory_gb,
+    )
     source = Path(image) if isinstance(image, (Path, str)) else None
     given: Array | None = None
     bands: Iterable[Array]
@@ -346,6 +358,8 @@ class _Run:
         self, item: Item, picture: Picture, workshop: Workshop, route: Route, notes: tuple[str, ...]
     ) -> Result:
         engines = [workshop.engine(engine.scale) for engine in route.engines]
+        kind, words = _promise([engine.model.card for engine in engines], route, picture.size)
+        notes = (*notes, words) if words else notes
         stretch = (route.target[0] * picture.size[1]) / (route.target[1] * picture.size[0])
         if abs(stretch - 1) > 0.01:
             notes = (*notes, f"the shape changes by {abs(stretch - 1):.0%}")
@@ -358,6 +372,7 @@ class _Run:
             model=" then ".join(engine.model.card.name for engine in engines) or workshop.name,
             engine=engines[0].name if engines else "superfine",
             precision=engines[0].precision_for(route.worked) if engines else "fp32",
+            halo_kind=kind,
             memory_gb=round(route.memory / 1e9, 2),
             notes=notes,
         )
@@ -388,6 +403,19 @@ class _Pending:
     encoding: "_Encoding"
     started: float
     memory: int
+
+
+def _promise(cards: Sequence[Card], route: Route, size: Size) -> tuple[str, str]:
+    """What the tiles of a picture promise, and what a person should know of that."""
+    kind = max((card.halo_kind for card in cards), key=get_args(HaloKind).index, default="")
+    for card, tile in zip(cards, route.tiles, strict=True):
+        whole = max(size) <= tile + 2 * card.halo and (not card.rows or (size[0] <= card.rows and size[1] <= card.cols))
+        if card.halo_kind == "whole" and not whole:
+            return kind, f"{card.name} sees the whole picture and got it in tiles: their seams may show"
+        if card.halo_kind == "practical" and not whole:
+            return kind, f"tiles of {card.name} equal the whole picture but for a quarter of a level (practical halo)"
+        size = (size[0] * card.scale, size[1] * card.scale)
+    return kind, ""
 
 
 def _failure(item: Item, error: BaseException) -> Result:

@@ -21,15 +21,19 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from superfine.errors import ModelError
+from superfine.weights.architectures import open_arrays
 from superfine.weights.lasagne import read_lasagne
+from superfine.weights.onnx_file import check_onnx
 from superfine.weights.pickles import named_arrays, read_torch
 from superfine.weights.safetensors import read_safetensors
+from superfine.weights.tf_pb import open_tf_pb
 
 SLOWEST_SECONDS = 10.0
 MOST_MEMORY = 1 << 30
@@ -66,6 +70,29 @@ PIECES = [
         b"h\0",
     ),
     *(b"J\xff\xff\xff\xff", b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"\xff" * 8, b"\0" * 8, b"\x80\x05", b"PK\x01\x02"),
+    *(
+        b"\x0a\x7f",
+        b"\x12\xff\xff\xff\xff\x0f",
+        b"\xff" * 9 + b"\x01",
+        b"\x1a\x01y",
+        b"\x1a\x01d",
+        b"SAME",
+        b"NCHW",
+        b"Relu",
+    ),
+    *(
+        b" 4 f4 0.1\n",
+        b" 4,4,3,3 f4 0.1\n",
+        b"nan",
+        b"inf",
+        b"1e39",
+        b"i8",
+        b"0,",
+        b"999999,",
+        b"1,",
+        b"-4,",
+        b"\nbody.4.weight",
+    ),
     *(
         b'"data_offsets":[0,8]',
         b'"shape":[1000000000]',
@@ -150,9 +177,136 @@ def safetensors_files() -> list[Sound]:
     return [Sound(wrap(text)), Sound(text, wrap)]
 
 
+def field(number: int, value: int | str | bytes) -> bytes:
+    """Of a protobuf message: a small whole number, a text or a message."""
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    content = value.encode() if isinstance(value, str) else value
+    return bytes([number << 3 | 2, len(content) & 127 | 128, len(content) >> 7]) + content
+
+
+def frozen_node(name: str, op: str, *inputs: str, **attributes: bytes) -> bytes:
+    content = field(1, name) + field(2, op) + b"".join(field(3, each) for each in inputs)
+    return field(1, content + b"".join(field(5, field(1, key) + field(2, each)) for key, each in attributes.items()))
+
+
+def frozen_constant(name: str, values: Any) -> bytes:
+    array = np.asarray(values, np.int32 if np.asarray(values).dtype.kind == "i" else np.float32)
+    sides = b"".join(field(2, field(1, side)) for side in array.shape)
+    tensor = field(1, 3 if array.dtype == np.int32 else 1) + field(2, sides) + field(4, array.tobytes())
+    return frozen_node(name, "Const", value=field(8, tensor))
+
+
+def pb_files() -> list[Sound]:
+    """An ESPCN, and an FSRCNN whose sizes are computed."""
+    rng = np.random.default_rng(0)
+    even, twice = ({"strides": field(1, field(3, bytes([1, step, step, 1])))} for step in (1, 2))
+    same = {"padding": field(2, "SAME"), "data_format": field(2, "NHWC")}
+    start = [frozen_node("y", "Placeholder", shape=field(7, b""))]
+    start += [frozen_constant("a", rng.random((3, 3, 1, 4))), frozen_constant("b", rng.random(4))]
+    start += [frozen_node("c", "Conv2D", "y", "a", **even, **same), frozen_node("d", "BiasAdd", "c", "b")]
+    espcn = [frozen_node("e", "Tanh", "d"), frozen_node("f", "DepthToSpace", "e", block_size=field(3, 2))]
+    espcn += [frozen_constant("g", [0, 3, 1, 2]), frozen_node("h", "Transpose", "f", "g")]
+    fsrcnn = [frozen_constant(f"at{place}", [place]) for place in range(4)] + [frozen_constant("two", 2)]
+    fsrcnn += [frozen_node("shape", "Shape", "d"), frozen_constant("one", 1)]
+    for place in range(3):
+        between = ["shape", f"at{place}", f"at{place + 1}", "at1"]
+        fsrcnn += [frozen_node(f"side{place}", "StridedSlice", *between, shrink_axis_mask=field(3, 1))]
+    fsrcnn += [frozen_node("tall", "Mul", "side1", "two"), frozen_node("wide", "Mul", "side2", "two")]
+    fsrcnn += [frozen_node("size", "Pack", "side0", "tall", "wide", "one", axis=field(3, 0))]
+    fsrcnn += [frozen_node("r", "LeakyRelu", "d"), frozen_constant("k", rng.random((5, 5, 1, 4)))]
+    fsrcnn += [frozen_node("end", "Conv2DBackpropInput", "size", "k", "r", **twice, **same)]
+    return [Sound(b"".join(start + nodes)) for nodes in (espcn, fsrcnn)]
+
+
+def onnx_files() -> list[Sound]:
+    """An ESPCN; and sizes that are computed, constants of every kind and a condition."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    stored = [numpy_helper.from_array(rng.random((4, 3, 3, 3), np.float32), "a")]
+    stored += [helper.make_tensor("b", TensorProto.FLOAT, [4], [0.1, 0.2, 0.3, 0.4])]
+    espcn = [
+        helper.make_node("Conv", ["x", "a", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Tanh", ["c"], ["d"]),
+    ]
+    espcn += [helper.make_node("DepthToSpace", ["d"], ["y"], blocksize=2, mode="CRD")]
+    sizes = [helper.make_tensor("two", TensorProto.INT64, [4], [1, 1, 2, 2])]
+    sizes += [numpy_helper.from_array(np.array(end, np.int64), f"at{end}") for end in (0, 9, 1)]
+    value = numpy_helper.from_array(np.array([0.5], np.float32))
+    nodes = [
+        helper.make_node("Mul", ["two", "two"], ["four"]),
+        helper.make_node("ConstantOfShape", ["four"], ["z"], value=value),
+    ]
+    nodes += [helper.make_node("Tile", ["z", "two"], ["t"]), helper.make_node("Range", ["at0", "at9", "at1"], ["r"])]
+    nodes += [helper.make_node("Constant", [], ["k"], value_ints=[1, 1]), helper.make_node("Shape", ["a"], ["s"])]
+    nodes += [helper.make_node("Concat", ["k", "s"], ["l"], axis=0), helper.make_node("Expand", ["at1", "l"], ["e"])]
+    ends = [helper.make_tensor_value_info("end", TensorProto.FLOAT, None)]
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["end"])], "branch", [], ends)
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    nodes += [helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"])] for name in "xy"]
+    graphs = [(espcn, stored), (nodes, [*stored, *sizes, yes])]
+    models = [helper.make_model(helper.make_graph(made, "net", *ports, constants)) for made, constants in graphs]
+    return [Sound(model.SerializeToString()) for model in models]
+
+
+DTYPES: dict[str, type[np.generic]] = {"f4": np.float32, "f8": np.float64, "i8": np.int64}
+MOST_VALUES = 1_000_000  # of an array; the readers before it see to that
+
+
+def architecture_files() -> list[Sound]:
+    """Layers as lines of name, shape, dtype and the value that all of an array has."""
+    compact = [("body.0.weight", (4, 3, 3, 3)), ("body.0.bias", (4,)), ("body.1.weight", (4,))]
+    compact += [("body.2.weight", (12, 4, 3, 3)), ("body.2.bias", (12,))]
+    rrdb = both("conv_first", 4, 3) + both("conv_body", 4, 4)
+    for part in (1, 2, 3):
+        for k in range(1, 6):
+            rrdb += both(f"body.0.rdb{part}.conv{k}", 2 if k < 5 else 4, 4 + 2 * (k - 1))
+    rrdb += both("conv_up1", 4, 4) + both("conv_up2", 4, 4) + both("conv_hr", 4, 4) + both("conv_last", 3, 4)
+    tutorial = [*both("conv_block1.conv_block.0", 4, 3, 9), ("conv_block1.conv_block.1.weight", (1,))]
+    for name in ("residual_blocks.0.conv_block1", "residual_blocks.0.conv_block2", "conv_block2"):
+        tutorial += both(f"{name}.conv_block.0", 4, 4)
+        tutorial += [(f"{name}.conv_block.1.{part}", (4,)) for part in ("weight", "bias")]
+        tutorial += [(f"{name}.conv_block.1.running_{part}", (4,)) for part in ("mean", "var")]
+    tutorial += [("residual_blocks.0.conv_block1.conv_block.2.weight", (1,))]
+    name = "subpixel_convolutional_blocks.0"
+    tutorial += [
+        *both(f"{name}.conv", 16, 4),
+        (f"{name}.prelu.weight", (1,)),
+        *both("conv_block3.conv_block.0", 3, 4, 9),
+    ]
+    sound = []
+    for layers in (compact, rrdb, tutorial):
+        for wrapper in ("", "params_ema.", "generator.module."):
+            lines = (f"{wrapper}{name} {','.join(map(str, shape))} f4 0.1" for name, shape in layers)
+            sound.append(Sound("\n".join(lines).encode()))
+    return sound
+
+
+def both(name: str, outputs: int, inputs: int, side: int = 3) -> list[tuple[str, tuple[int, ...]]]:
+    """A convolution's weight and bias."""
+    return [(f"{name}.weight", (outputs, inputs, side, side)), (f"{name}.bias", (outputs,))]
+
+
+def read_layers(content: bytes, source: str) -> Any:
+    arrays: dict[str, np.ndarray] = {}
+    for line in content.decode("latin-1").split("\n"):
+        with suppress(KeyError, ValueError, OverflowError), np.errstate(over="ignore"):
+            name, shape, kind, value = line.split(" ")
+            sides = [int(side) for side in shape.split(",") if side]
+            array = np.broadcast_to(DTYPES[kind](float(value)), sides)
+            if array.size <= MOST_VALUES:
+                arrays[name] = array
+    return open_arrays(arrays, source)
+
+
 READERS: dict[str, tuple[Callable[[], list[Sound]], Callable[[bytes, str], Any]]] = {
+    "architectures": (architecture_files, read_layers),
     "torch": (torch_files, lambda content, source: named_arrays(read_torch(content, source), source)),
     "lasagne": (lasagne_files, read_lasagne),
+    "onnx": (onnx_files, check_onnx),
+    "pb": (pb_files, open_tf_pb),
     "safetensors": (safetensors_files, read_safetensors),
 }
 

@@ -1,17 +1,24 @@
 """Bad input: one sentence with the file, the value and the way out; nothing is lost, nothing half written."""
 
+import bz2
+import io
+import json
 import os
+import pickle
 import re
 import struct
 import subprocess
 import sys
 import time
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import StringStringEntryProto
 
 import superfine
 from hostile.makers import (
@@ -28,8 +35,11 @@ from hostile.makers import (
 )
 from memory import measured, peak_megabytes
 from pictures import Array, chunk, doubled, enlarged, left_in, noise, png, png_chunks, run, seen, with_bytes
+from superfine.conversion import convert
 from superfine.exif import Tag, tiff_block
 from superfine.image import open_picture
+from superfine.train.foreign import open_pth
+from superfine.weights.pickles import Stub, named_arrays, read_torch
 
 KNOWN = "not a picture that superfine reads (PNG, JPEG, WEBP, AVIF, TIFF, GIF, HEIC)"
 # What no person should read: names of functions, of libraries' parts, error numbers.
@@ -408,3 +418,156 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path: Path) -> None:
     report = superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=superfine.Job(model="nearest"))
     assert {result.source.name for result in report.failed} == {"b.png", "c.png"}
     assert left_in(tmp_path / "out") - {".superfine.jsonl"} == {"a.png", "d.png"}
+
+
+# ---- networks that run code
+
+
+WHOLE_MODULE = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+
+Path(sys.argv[1]).touch()
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+
+    def __setstate__(self, state):
+        Path(sys.argv[1]).touch()
+        super().__setstate__(state)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.input = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.residual_layer = nn.Sequential(Block(), Block())
+        self.output = nn.Conv2d(4, 1, 3, padding=1, bias=False)
+"""
+SAVING = """
+import sys, numpy, torch, vdsr
+
+net = vdsr.Net()
+torch.save({"epoch": 50, "model": net}, "whole.pth", _use_new_zipfile_serialization=False)
+numpy.savez("whole.npz", **{name: value.numpy() for name, value in net.state_dict().items()})
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_module_in_the_legacy_layout(tmp_path: Path) -> None:
+    """It names its class and brings that class's text along; neither is imported, compiled or run."""
+    canary = tmp_path / "canary"
+    (tmp_path / "vdsr.py").write_text(WHOLE_MODULE)
+    (tmp_path / "save.py").write_text(SAVING)
+    subprocess.run([sys.executable, "-W", "ignore", "save.py", str(canary)], cwd=tmp_path, check=True)
+    content = (tmp_path / "whole.pth").read_bytes()
+    assert b"Path(sys.argv[1]).touch()" in content
+    assert canary.exists()
+    canary.unlink()
+    loaded = set(sys.modules)
+    tree = read_torch(content, "whole.pth")
+    assert tree["epoch"] == 50
+    assert (type(tree["model"]), tree["model"].name) == (Stub, "vdsr.Net")
+    arrays = named_arrays(tree["model"], "whole.pth")
+    with np.load(tmp_path / "whole.npz") as wanted:
+        assert set(arrays) == set(wanted)
+        for name in wanted:
+            np.testing.assert_array_equal(arrays[name], wanted[name], strict=True)
+    with pytest.raises(superfine.ModelError, match=r"^whole\.pth: holds no network that is known "):
+        open_pth(content, "whole.pth")
+    assert "vdsr" not in set(sys.modules) - loaded
+    assert not canary.exists()
+
+
+class Evil:
+    """A pickle of it asks its reader to make a folder."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+def zip_checkpoint(program: bytes, **parts: bytes) -> bytes:
+    """torch's zip layout, packed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in {"data.pkl": program, "version": b"3", **parts}.items():
+            archive.writestr(f"archive/{name}", part)
+    return file.getvalue()
+
+
+def onnx_with(**facts: Any) -> bytes:
+    """An ONNX file whose only weight is described by `facts`."""
+    from onnx import TensorProto, helper
+
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, **facts)
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"])] for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"])], "net", *ports, [weight])
+    content: bytes = helper.make_model(graph).SerializeToString()
+    return content
+
+
+def safetensors_with(header: dict[str, Any], length: int | None = None) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(8)
+
+
+BILLIONS = {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}
+HARMFUL: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
+    "a call in a zip checkpoint": (
+        "a.pth", lambda canary: zip_checkpoint(pickle.dumps(Evil(canary), 2)), "calls posix.mkdir"
+    ),
+    "a call in a legacy checkpoint": (
+        "a.pt",
+        lambda canary: b"".join(
+            pickle.dumps(part, 2)
+            for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, Evil(canary), [])
+        ),
+        "calls posix.mkdir",
+    ),
+    "a call in place of arrays": (
+        "a.pkl.bz2", lambda canary: bz2.compress(pickle.dumps((Evil(canary), {}))), "calls posix.mkdir"
+    ),
+    "a zip bomb": ("a.pth.tar", lambda _: zip_checkpoint(b"N.", **{"data/0": bytes(60_000_000)}), "unpacks to"),
+    "a bz2 bomb": ("a.pkl.bz2", lambda _: bz2.compress(bytes(60_000_000)), "unpacks to more than"),
+    "a length beyond a graph": ("a.pb", lambda _: b"\x0a\xff\xff\xff\xff\x07abc", "cut off"),
+    "a length beyond a network": ("a.onnx", lambda _: onnx_with(raw_data=b"1234", dims=[1])[:-9], "cut off"),
+    "a header of 2^62 bytes": ("a.safetensors", lambda _: safetensors_with({}, 2**62), ""),
+    "a header that promises": ("a.safetensors", lambda _: safetensors_with({"a": BILLIONS}), ""),
+    "a constant of 10^9 elements": ("a.onnx", lambda _: onnx_with(raw_data=b"1234", dims=[10**9]), "1,000,000,000"),
+    "weights in another file": (
+        "a.onnx",
+        lambda _: onnx_with(
+            dims=[1], data_location=1, external_data=[StringStringEntryProto(key="location", value="../../etc/passwd")]
+        ),
+        "other files",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_networks_that_mean_harm(tmp_path: Path, kind: str) -> None:
+    """At the door: nothing is run, no memory is taken on a file's word."""
+    name, make, words = HARMFUL[kind]
+    canary = tmp_path / "canary"
+    path = with_bytes(tmp_path / name, make(canary))
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        with pytest.raises(superfine.ModelError) as caught:
+            convert(path)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000 + 25 * size
+    finally:
+        tracemalloc.stop()
+    sentence = str(caught.value).replace(str(tmp_path), "")
+    assert sentence.startswith(f"/{name}: ")
+    assert not DEBRIS.search(sentence)
+    assert words in sentence
+    assert not canary.exists()
+    assert left_in(tmp_path) == {name}

@@ -80,7 +80,12 @@ class NetworkMethod:
         self.precision: str = self._engine.precision_for(np.dtype(np.uint8))
         self.sha256, self.parameters = model.sha256, model.card.parameters
         self.file_bytes = len(model.content)
-        self.notes: tuple[str, ...] = ()
+        promised = {
+            "practical": "tiles equal the whole but for a quarter of a level",
+            "whole": "seams of tiles may show",
+        }
+        words = promised.get(model.card.halo_kind)
+        self.notes: tuple[str, ...] = () if words is None else (f"{words} ({model.card.halo_kind} halo)",)
 
     def __call__(self, pixels: Bytes) -> Bytes:
         return np.asarray(enlarged(self._engine, pixels, self._tile), np.uint8)

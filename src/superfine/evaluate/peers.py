@@ -6,9 +6,10 @@ the range of its values) is given by the caller or found by a test whose figures
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from math import inf, prod
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
@@ -16,20 +17,20 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from superfine.classical.leaves import dead_leaves
 from superfine.classical.resample import matlab_resize, resize
 from superfine.color import full_luma, to_kind, to_unit
 from superfine.engine import cores, first_line, silent_openvino
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.evaluate.metrics import psnr
 from superfine.models import read_file
-from superfine.protobuf import protobuf_fields
-from superfine.tiles import Span
+from superfine.tiles import covered
+from superfine.weights.onnx_file import Colour, Interface, check_onnx
 
-__all__ = ["ALGORITHMS", "SPANS", "Colour", "Peer", "ValueRange", "open_foreign_onnx", "open_opencv"]
+__all__ = ["ALGORITHMS", "SPANS", "Colour", "Peer", "ValueRange", "find_interface", "open_foreign_onnx", "open_opencv"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Colour = Literal["rgb", "bgr", "y"]
 ValueRange = Literal["0..1", "0..255", "-1..1"]
 
 #: What OpenCV's dnn_superres can run.
@@ -163,10 +164,7 @@ def open_foreign_onnx(path: Path, scale: int, *, colour: Colour | None = None, s
     Raises UsageError where the test can't tell, or the network has other channels than `colour`; ModelError
     where the file is no ONNX file of one input and one output, keeps weights elsewhere, or is of another scale.
     """
-    if colour not in (None, *get_args(Colour)):
-        raise UsageError(f"no colour {colour!r}; there are {', '.join(get_args(Colour))}")
-    if span not in (None, *SPANS):
-        raise UsageError(f"no range {span!r}; there are {', '.join(SPANS)}")
+    _check_wishes(colour, span)
     content = read_file(path)
     network = _Network(content, str(path), scale)
     convention, found = _convention(network, colour, span)
@@ -190,12 +188,46 @@ def open_foreign_onnx(path: Path, scale: int, *, colour: Colour | None = None, s
     )
 
 
+def find_interface(
+    content: bytes, source: str, *, colour: Colour | None = None, span: ValueRange | None = None
+) -> Interface:
+    """How an ONNX network of an unknown maker takes and gives a picture; `source` names it in errors.
+
+    colour, span, and the errors: as in `open_foreign_onnx`; the scale is found.
+    """
+    _check_wishes(colour, span)
+    network = _Network(content, source)
+    convention, found = _convention(network, colour, span)
+    black, white = SPANS[convention.span]
+    return Interface(
+        channels=network.channels,
+        channels_last=network.channels_last,
+        rows=network.sides[0],
+        cols=network.sides[1],
+        dtype=network.dtype.name,  # type: ignore[arg-type]
+        scale=network.scale,
+        multiple_of=network.multiple,
+        colour=convention.colour,
+        black=black,
+        white=white,
+        parameters=network.parameters,
+        how=found,
+    )
+
+
+def _check_wishes(colour: Colour | None, span: ValueRange | None) -> None:
+    if colour not in (None, *get_args(Colour)):
+        raise UsageError(f"no colour {colour!r}; there are {', '.join(get_args(Colour))}")
+    if span not in (None, *SPANS):
+        raise UsageError(f"no range {span!r}; there are {', '.join(SPANS)}")
+
+
 class _Network:
     """A checked network: (h, w, C) -> (scale*h, scale*w, C), float32 in its own order and range, for any h and w."""
 
-    def __init__(self, content: bytes, source: str, scale: int) -> None:
-        _check_message(content, source)
-        self.source, self.scale = source, scale
+    def __init__(self, content: bytes, source: str, scale: int | None = None) -> None:
+        check_onnx(content, source)
+        self.source = source
         core = silent_openvino().Core()
         try:
             graph = core.read_model(content, b"")
@@ -204,12 +236,13 @@ class _Network:
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
             ports = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
             raise ModelError(f"{source}: has {ports}; networks with one of each can be compared")
-        self.channels, self._last, self._sides = _layout(graph.inputs[0], source)
+        self.channels, self.channels_last, self.sides = _layout(graph.inputs[0], source)
         kind = graph.inputs[0].get_element_type().get_type_name()
         if kind not in _INPUTS:
             raise ModelError(f"{source}: takes {kind}; networks on {', '.join(_INPUTS)} can be compared")
         self.dtype = _INPUTS[kind]
-        self._multiple = self._fitting(graph)
+        self.scale = self._scale_of(graph) if scale is None else scale
+        self.multiple = self._fitting(graph)
         constants = [node for node in graph.get_ops() if node.get_type_name() == "Constant"]
         kinds = [node.get_element_type() for node in constants]
         weights = [node for node, kind in zip(constants, kinds, strict=True) if kind.is_real() or kind.bitwidth <= 8]
@@ -218,36 +251,30 @@ class _Network:
         self.precision = "int8" if in_8_bits else "fp32"
         hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores()}
         try:
-            graph.reshape({0: self._shape(*(side or -1 for side in self._sides))})
+            graph.reshape({0: self._shape(*(side or -1 for side in self.sides))})
             self._compiled = core.compile_model(graph, "CPU", hints)
         except RuntimeError as error:
             raise ModelError(f"{source}: OpenVINO can't run it: {first_line(error)}") from error
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if any(self._sides):
-            sides = " x ".join("any" if side is None else str(side) for side in self._sides)
+        if any(self.sides):
+            sides = " x ".join("any" if side is None else str(side) for side in self.sides)
             return (f"fixed input of {sides}: in tiles that overlap by up to {_OVERLAP} px, their seams not exact",)
-        return (f"padded to multiples of {self._multiple} px",) if self._multiple > 1 else ()
+        return (f"padded to multiples of {self.multiple} px",) if self.multiple > 1 else ()
 
     def __call__(self, values: Floats) -> Floats:
         rows, cols = values.shape[:2]
         tall, wide = (
-            side or -(-size // self._multiple) * self._multiple
-            for side, size in zip(self._sides, (rows, cols), strict=True)
+            side or -(-size // self.multiple) * self.multiple
+            for side, size in zip(self.sides, (rows, cols), strict=True)
         )
-        values = np.pad(values, ((0, max(0, tall - rows)), (0, max(0, wide - cols)), (0, 0)), mode="edge")
-        large = np.empty((rows * self.scale, cols * self.scale, self.channels), np.float32)
-        for down, across in product(_cover(rows, tall), _cover(cols, wide)):
-            part = self._infer(values[down.outer_start : down.outer_stop, across.outer_start : across.outer_stop])
-            large[_kept(down, self.scale), _kept(across, self.scale)] = part[
-                _kept(down, self.scale, down.outer_start), _kept(across, self.scale, across.outer_start)
-            ]
-        return large
+        overlap = min(_OVERLAP, tall // 4, wide // 4)
+        return covered(values, (tall, wide), self.scale, overlap, self._infer).astype(np.float32, copy=False)
 
-    def _infer(self, values: Floats) -> Floats:
+    def _infer(self, values: npt.NDArray[np.generic]) -> Floats:
         given = np.rint(values) if self.dtype == np.uint8 else values
-        planes = (given if self._last else given.transpose(2, 0, 1))[None]
+        planes = (given if self.channels_last else given.transpose(2, 0, 1))[None]
         try:
             request = self._compiled.create_infer_request()
             request.infer({0: np.ascontiguousarray(planes, self.dtype)})
@@ -256,15 +283,15 @@ class _Network:
         made: Floats = request.get_output_tensor(0).data.astype(np.float32)
         self._check_made(values.shape[:2], made.shape)
         part: Floats = made[0]
-        return part if self._last else part.transpose(1, 2, 0)
+        return part if self.channels_last else part.transpose(1, 2, 0)
 
     def _shape(self, rows: int, cols: int) -> list[int]:
-        return [1, rows, cols, self.channels] if self._last else [1, self.channels, rows, cols]
+        return [1, rows, cols, self.channels] if self.channels_last else [1, self.channels, rows, cols]
 
     def _check_made(self, size: tuple[int, ...], made: tuple[int, ...]) -> None:
         if list(made) == self._shape(size[0] * self.scale, size[1] * self.scale):
             return
-        rows, cols = (made[1], made[2]) if self._last else made[-2:]
+        rows, cols = (made[1], made[2]) if self.channels_last else made[-2:]
         if list(made) == self._shape(rows, cols) and rows % size[0] == 0 and rows * size[1] == cols * size[0]:
             raise ModelError(
                 f"{self.source}: enlarges x{rows // size[0]}, not x{self.scale}; give one for x{self.scale}"
@@ -277,15 +304,30 @@ class _Network:
     def _fitting(self, graph: Any) -> int:
         """The least multiple whose sizes the network takes and enlarges as it should, by its shapes alone: not run."""
         for multiple in _MULTIPLES:
-            rows, cols = (side or free + multiple for side, free in zip(self._sides, (64, 128), strict=True))
+            rows, cols = (side or free + multiple for side, free in zip(self.sides, (64, 128), strict=True))
             try:
                 self._check_size(graph.clone(), rows, cols)
             except ModelError:
-                if multiple == _MULTIPLES[-1] or all(self._sides):
+                if multiple == _MULTIPLES[-1] or all(self.sides):
                     raise
             else:
                 break
         return multiple
+
+    def _scale_of(self, graph: Any) -> int:
+        """How much larger its output is, by the shapes of the first size that it enlarges evenly."""
+        for multiple in _MULTIPLES:
+            rows, cols = (side or free + multiple for side, free in zip(self.sides, (64, 128), strict=True))
+            trial = graph.clone()
+            with suppress(RuntimeError):  # a multiple that it doesn't take
+                trial.reshape({0: self._shape(rows, cols)})
+                made = trial.outputs[0].get_partial_shape()
+                if not made.is_dynamic and made.rank.get_length() == 4:
+                    sides = made.to_shape()[1:3] if self.channels_last else made.to_shape()[2:]
+                    scale = sides[0] // rows
+                    if scale >= 1 and list(sides) == [rows * scale, cols * scale]:
+                        return int(scale)
+        raise ModelError(f"{self.source}: makes no picture that is a whole number of times as large; leave it out")
 
     def _check_size(self, graph: Any, rows: int, cols: int) -> None:
         try:
@@ -317,60 +359,6 @@ def _layout(port: Any, source: str) -> tuple[int, bool, tuple[int | None, int | 
     raise ModelError(
         f"{source}: its input is {shape}; (1, C, h, w) or (1, h, w, C) with C = 1 or 3 can be compared: export it so"
     )
-
-
-def _check_message(content: bytes, source: str) -> None:
-    """Raises ModelError where the content is no ONNX file, or one that wants others beside it."""
-    try:
-        fields = {number for number, _ in protobuf_fields(content)}
-        outside = any(
-            number == 13 or (number == 14 and value == 1)  # external_data; data_location = EXTERNAL
-            for tensor in _tensors(content, "model")
-            for number, value in protobuf_fields(tensor)
-        )
-    except (IndexError, ValueError, RecursionError) as error:
-        raise ModelError(f"{source}: not an ONNX file, or cut off") from error
-    if not {1, 7} <= fields:  # ir_version and graph
-        raise ModelError(f"{source}: not an ONNX file")
-    if outside:
-        raise ModelError(f"{source}: keeps weights in other files; save it as one: onnx.save(onnx.load(...), ...)")
-
-
-# Where tensors lie in a model: message -> field number -> message. Source: onnx.proto.
-_WITHIN: Final = {
-    "model": {7: "graph", 25: "function"},
-    "function": {7: "node"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
-
-
-def _tensors(content: bytes, message: str) -> Iterator[bytes]:
-    for number, value in protobuf_fields(content):
-        inner = _WITHIN[message].get(number)
-        if inner is None or not isinstance(value, bytes):
-            continue
-        if inner == "tensor":
-            yield value
-        else:
-            yield from _tensors(value, inner)
-
-
-def _cover(size: int, side: int) -> list[Span]:
-    """Cover [0, size) with spans that are `side` long and overlap; the seams lie in the middle of the overlaps."""
-    if size <= side:
-        return [Span(0, side, 0, size)]
-    overlap = min(_OVERLAP, side // 4)
-    count = -(-(size - overlap) // (side - overlap))
-    starts = [place * (size - side) // (count - 1) for place in range(count)]
-    seams = [0, *((before + side + after) // 2 for before, after in pairwise(starts)), size]
-    return [Span(at, at + side, seams[place], seams[place + 1]) for place, at in enumerate(starts)]
-
-
-def _kept(span: Span, scale: int, origin: int = 0) -> slice:
-    return slice((span.start - origin) * scale, (span.stop - origin) * scale)
 
 
 # ---- colour and range
@@ -432,7 +420,7 @@ def _found(network: _Network, candidates: list[Convention]) -> tuple[Convention,
     Nearness to the bicubic enlargement would be the wrong measure: a network driven out of its range often falls
     back to just that. Raises UsageError where none is ahead.
     """
-    target = _test_picture((_TEST_SIZE[0] * network.scale, _TEST_SIZE[1] * network.scale))
+    target = dead_leaves((_TEST_SIZE[0] * network.scale, _TEST_SIZE[1] * network.scale))
     small = matlab_resize(target, _TEST_SIZE)
     bicubic = psnr(np.clip(resize(to_unit(small), target.shape[:2]), 0, 1), to_unit(target))
     trials = [_try(network, candidate, small, target) for candidate in candidates]
@@ -466,26 +454,3 @@ def _try(network: _Network, convention: Convention, small: Bytes, target: Bytes)
         return _Trial(convention, large, (-inf, -inf))
     again = matlab_resize(np.asarray(to_kind(large, small.dtype), np.uint8), small.shape[:2])
     return _Trial(convention, large, (psnr(large, to_unit(target)), psnr(to_unit(again), to_unit(small))))
-
-
-def _test_picture(size: tuple[int, int], seed: int = 1) -> Bytes:
-    """Dead leaves: (h, w, 3) of overlapping discs, plain or striped, on a smooth ground, in warm colours.
-
-    Edges and sizes are spread as in photographs, and R is above B as it mostly is there, so that a network that
-    knows photographs tells its channels apart. Source: Lee, Mumford and Huang 2001, doi:10.1023/A:1011109015675.
-    """
-    draw = np.random.default_rng(seed)
-    row, col = np.mgrid[0 : size[0], 0 : size[1]] + 0.5
-    waves = [np.sin(row / (31 + 7 * channel) + col / (43 - 6 * channel) + channel) for channel in range(3)]
-    unit = 0.45 + 0.3 * np.stack(waves, axis=-1)
-    for _ in range(400):
-        radius = 2 + 0.3 * min(size) * draw.random() ** 3
-        centre, warm, turn = draw.random(2) * size, draw.normal((0.12, 0, -0.12), 0.12), draw.random() * np.pi
-        level, period, striped = draw.random(), draw.uniform(4, 12), draw.random() < 0.4
-        part = tuple(slice(max(0, int(at - radius - 1)), int(at + radius + 2)) for at in centre)
-        down, across = row[part], col[part]
-        cover = np.clip(radius - np.hypot(down - centre[0], across - centre[1]) + 0.5, 0, 1)[..., None]
-        stripes = 0.12 * striped * np.sin((down * np.sin(turn) + across * np.cos(turn)) * 2 * np.pi / period)
-        colour = np.clip(level + warm + stripes[..., None], 0.02, 0.98)
-        unit[part] += cover * (colour - unit[part])
-    return np.asarray(to_kind(unit.astype(np.float32), np.dtype(np.uint8)), np.uint8)

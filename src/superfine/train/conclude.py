@@ -9,7 +9,10 @@ import numpy as np
 from superfine.atomic import written_whole
 from superfine.color import to_kind, to_unit
 from superfine.engine import ClassicalEngine, Engine
+from superfine.errors import EngineError
+from superfine.evaluate.methods import enlarged
 from superfine.evaluate.pairs import Pair
+from superfine.train.distances import Distance, open_distance
 from superfine.train.score import score
 
 __all__ = ["conclude"]
@@ -17,35 +20,55 @@ __all__ = ["conclude"]
 _SAMPLES, _SIDE, _GAP = 4, 256, 4
 
 
-def conclude(engine: Engine, sides: Mapping[str, Sequence[Pair]], run: Path, say: Callable[[str], None]) -> None:
+def conclude(
+    engine: Engine, start: Engine | None, sides: Mapping[str, Sequence[Pair]], run: Path, say: Callable[[str], None]
+) -> None:
     """Write `result.json` (PSNR, SSIM of each side of the split) and `samples.png` into `run`, and say the figures.
 
-    sides: "validation", "test" -> its pictures; one without pictures is left out.
-    `samples.png` shows bicubic, the network and the original of up to four
-    pictures of the last side, 256 px a side.
+    start: what the run started from, where the price of a change is to be seen; LPIPS is measured beside where it
+    is installed. sides: "validation", "test" -> its pictures; one without pictures is left out. `samples.png` shows
+    bicubic, the start, the network and the original of up to four pictures of the last side, 256 px a side.
     """
-    bicubic = ClassicalEngine("bicubic", engine.scale)
+    engines = {"network": engine} | ({} if start is None else {"start": start})
+    engines["bicubic"] = ClassicalEngine("bicubic", engine.scale)
+    distance = None if start is None else _lpips()
     result = {}
     for name, pairs in sides.items():
         if not pairs:
             continue
-        scores = {"network": score(engine, pairs), "bicubic": score(bicubic, pairs)}
-        result[name] = {who: reached._asdict() for who, reached in scores.items()}
-        ours, theirs = scores.values()
-        say(
-            f"{name}, {ours.pictures} pictures: {ours.psnr:.2f} dB, SSIM {ours.ssim:.4f}, RGB {ours.psnr_rgb:.2f} dB;"
-            f" bicubic {theirs.psnr:.2f} dB, SSIM {theirs.ssim:.4f}, RGB {theirs.psnr_rgb:.2f} dB"
-        )
+        figures = {who: score(each, pairs)._asdict() for who, each in engines.items()}
+        if distance is not None:
+            for who, each in engines.items():
+                figures[who]["lpips"] = _mean_distance(distance, each, pairs)
+        result[name] = figures
+        say(f"{name}, {len(pairs)} pictures: " + "; ".join(_sentence(who, known) for who, known in figures.items()))
         with written_whole(run / "samples.png") as part:
-            _draw(part, engine, bicubic, pairs[:_SAMPLES])
+            _draw(part, [each for who, each in reversed(engines.items())], pairs[:_SAMPLES])
     with written_whole(run / "result.json") as part:
         part.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
-def _draw(path: Path, engine: Engine, bicubic: Engine, pairs: Sequence[Pair]) -> None:
+def _sentence(who: str, known: Mapping[str, float]) -> str:
+    text = f"{who} {known['psnr']:.2f} dB, SSIM {known['ssim']:.4f}, RGB {known['psnr_rgb']:.2f} dB"
+    return text + (f", LPIPS {known['lpips']:.4f}" if "lpips" in known else "")
+
+
+def _lpips() -> Distance | None:
+    try:
+        return open_distance("lpips")
+    except EngineError:  # it isn't installed, or its weights aren't here
+        return None
+
+
+def _mean_distance(distance: Distance, engine: Engine, pairs: Sequence[Pair]) -> float:
+    return float(np.mean([distance(to_unit(enlarged(engine, to_unit(p.small))), to_unit(p.large)) for p in pairs]))
+
+
+def _draw(path: Path, engines: Sequence[Engine], pairs: Sequence[Pair]) -> None:
     from PIL import Image
 
-    canvas = Image.new("RGB", (3 * (_SIDE + _GAP), len(pairs) * (_SIDE + _GAP)), "white")
+    engine = engines[-1]
+    canvas = Image.new("RGB", ((len(engines) + 1) * (_SIDE + _GAP), len(pairs) * (_SIDE + _GAP)), "white")
     for row, (_, small, large, *_) in enumerate(pairs):
         side = max(engine.multiple_of, _SIDE // engine.scale // engine.multiple_of * engine.multiple_of)
         top, left = (max(0, (length - side) // 2) for length in small.shape[:2])
@@ -56,7 +79,7 @@ def _draw(path: Path, engine: Engine, bicubic: Engine, pairs: Sequence[Pair]) ->
         seen = to_unit(piece[:rows, :cols])[None]
         begin, s = (top * engine.scale, left * engine.scale), engine.scale
         truth = large[begin[0] : begin[0] + rows * s, begin[1] : begin[1] + cols * s]
-        for column, pixels in enumerate((bicubic(seen), engine(seen), truth)):
+        for column, pixels in enumerate((*(each(seen) for each in engines), truth)):
             shown = Image.fromarray(to_kind(to_unit(pixels), np.dtype(np.uint8)))
             canvas.paste(shown, (column * (_SIDE + _GAP), row * (_SIDE + _GAP)))
     canvas.save(path, format="PNG", optimize=True)

@@ -25,6 +25,7 @@ from superfine.errors import TrainingError, UsageError
 __all__ = [
     "CriticConfig",
     "DataConfig",
+    "FeaturesConfig",
     "OptimizerConfig",
     "Stage",
     "TeacherConfig",
@@ -122,6 +123,23 @@ class CriticConfig(_Table):
     rate: PositiveFloat = 1e-4
     penalty: Weight = 0.0
     """Weight of the R1 gradient penalty on true pictures."""
+    contest: Literal["standard", "relativistic"] = "standard"
+    """Whether it says real or made, as SRGAN's, or which of the two is more real, as ESRGAN's."""
+    largest_fall: PositiveFloat = 4.0
+    """dB of validation PSNR below the start at which the run stops: the network has left the pictures."""
+
+
+class FeaturesConfig(_Table):
+    """The network whose activations the losses `features` and `style` compare."""
+
+    of: Literal["vgg16", "vgg19", "critic"] = "critic"
+    """A published network that is on this machine; where it isn't, the critic serves, and the card says so."""
+    layers: dict[str, PositiveFloat] = {}
+    """Layer -> weight, as conv5_4 or, after its ReLU, relu5_4; of the critic always every hidden layer alike."""
+    weights: str | None = None
+    """The published file; torch hub's cache where none is given."""
+    distance: Literal["l1", "mse"] = "l1"
+    """Of the activations of a published network."""
 
 
 class TrainConfig(_Table):
@@ -134,8 +152,11 @@ class TrainConfig(_Table):
     optimizer: OptimizerConfig = OptimizerConfig()
     teacher: TeacherConfig | None = None
     critic: CriticConfig | None = None
+    features: FeaturesConfig | None = None
     start_from: str | None = None
     """Whose weights are the start where they fit: a shipped network, an exported file, or a run's folder."""
+    encoder: str | None = None
+    """Whose published ImageNet weights the encoder starts from: resnet34, found in torch hub's cache, or its file."""
     ema: Share = 0.999
     """Share of the old in the moving average of the weights, which is what gets validated and exported."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -168,6 +189,16 @@ class TrainConfig(_Table):
         fights = any(stage.loss.get("adversarial") for stage in self.stages)
         if fights != (self.critic is not None):
             raise ValueError("an adversarial loss needs a [critic], and a [critic] an adversarial loss")
+        perceives = any(stage.loss.get(name) for stage in self.stages for name in ("features", "style"))
+        if perceives != (self.features is not None):
+            raise ValueError("a features or style loss needs [features], and [features] such a loss")
+        if self.features is not None and self.features.of == "critic":
+            if self.critic is None:
+                raise ValueError("features.of = critic needs a [critic]")
+            if self.features.layers or self.features.weights:
+                raise ValueError("features.layers and features.weights are of a published network, not of the critic")
+        if self.features is not None and self.features.of != "critic" and not self.features.layers:
+            raise ValueError(f"features.layers is empty; name layers of {self.features.of}, as {{conv5_4 = 1.0}}")
         return self
 
 

@@ -18,13 +18,13 @@ from superfine.errors import TrainingError
 from superfine.evaluate.benchmark import judge, protocol
 from superfine.evaluate.methods import NetworkMethod
 from superfine.evaluate.pairs import Dataset, open_dataset
-from superfine.models import Card, Model, card_to_text, read_model
+from superfine.models import Card, Model, read_model, with_card
 from superfine.train.config import TrainConfig
 from superfine.train.nets import NETS
 from superfine.train.nets.layers import Net
 from superfine.train.pretrained import STATE, build, load_averaged
 
-__all__ = ["export", "export_run", "measured", "new_card", "with_card"]
+__all__ = ["export", "export_run", "measured", "new_card", "to_onnx"]
 
 # Of one; an eighth of an 8-bit level.
 _TOLERANCE = 5e-4
@@ -50,11 +50,11 @@ def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool =
     run: a run's folder (its newest state) or a state file in one. tests: name ->
     folder as `evaluate` takes it.
     """
-    config, weights = load_averaged(run / STATE if run.is_dir() else run)
+    config, weights, features = load_averaged(run / STATE if run.is_dir() else run)
     net = build(config.net, config.scale)
     net.load_state_dict(weights)
     datasets = {name: open_dataset(folder, config.scale) for name, folder in tests.items()}
-    model, _ = _converted(net, new_card(config, path.stem), str(path), half)
+    model, _ = _converted(net, new_card(config, path.stem, features), str(path), half)
     card = measured(model, datasets) if datasets else model.card
     with written_whole(path) as part:
         part.write_bytes(with_card(model.content, card))
@@ -76,26 +76,22 @@ def _converted(net: Net, card: Card, name: str, half: bool) -> tuple[Model, floa
 
 def _same_as(net: Net, folded: Net, card: Card, name: str, *, half: bool) -> tuple[Model, float]:
     """`folded` as ONNX, held against `net`."""
-    model = Model(card, with_card(_to_onnx(folded, card, half), card), name)
+    model = Model(card, with_card(to_onnx(folded, card.multiple_of, half=half), card), name)
     difference = _difference(net, model)
     if not difference <= _TOLERANCE:
         raise TrainingError(f"{name}: ONNX and torch differ by {difference:.2g}, more than {_TOLERANCE}; not written")
     return model, difference
 
 
-def with_card(content: bytes, card: Card) -> bytes:
-    """The ONNX file `content` with `card` inside, instead of any that it had."""
-    proto = onnx.ModelProto.FromString(content)
-    helper.set_model_props(proto, {"superfine": card_to_text(card)})
-    changed: bytes = proto.SerializeToString()
-    return changed
+def new_card(config: TrainConfig, name: str, features: str = "") -> Card:
+    """The card of a network that `config` trains, called `name` where the recipe names none.
 
-
-def new_card(config: TrainConfig, name: str) -> Card:
-    """The card of a network that `config` trains, called `name` where the recipe names none."""
+    features: what served as features, as the state of the run has it.
+    """
     facts = NETS[config.net]
     folders = f"folders {', '.join(config.data.folders)}"
-    written: dict[str, Any] = {"name": name, "training_data": folders, **config.card}
+    losses = _losses(config, features)
+    written: dict[str, Any] = {"name": name, "training_data": folders, "losses": losses, **config.card}
     try:
         return Card(
             net=config.net,
@@ -109,6 +105,17 @@ def new_card(config: TrainConfig, name: str) -> Card:
         )
     except TypeError as error:
         raise TrainingError(f"[card] of the recipe: {error}") from error
+
+
+def _losses(config: TrainConfig, features: str) -> str:
+    """The losses of the last stage in words."""
+    words = {name: f"{weight:g} {name}" for name, weight in config.stages[-1].loss.items() if weight}
+    if config.critic is not None and "adversarial" in words:
+        words["adversarial"] += f" ({config.critic.name} critic, {config.critic.contest})"
+    for name in ("features", "style"):
+        if name in words:
+            words[name] += f" (of {features})"
+    return ", ".join(words.values())
 
 
 def measured(model: Model, tests: Mapping[str, Dataset]) -> Card:
@@ -127,9 +134,11 @@ def measured(model: Model, tests: Mapping[str, Dataset]) -> Card:
     return replace(model.card, psnr=reached, protocol=f"PSNR, {rule}, {method.precision}")
 
 
-def _to_onnx(folded: torch.nn.Module, card: Card, half: bool) -> bytes:
-    # On the size grid: the sides are multiples of it, and of nothing else.
-    grid = card.multiple_of
+def to_onnx(folded: torch.nn.Module, grid: int, *, half: bool = False) -> bytes:
+    """An ONNX file without a card: (1, 3, h, w) -> (1, 3, scale*h, scale*w), sides multiples of `grid`.
+
+    With `half` the weights are stored as fp16. Raises TrainingError where torch gives no program.
+    """
     sides = {
         axis: grid * torch.export.Dim(name, min=2) if grid > 1 else torch.export.Dim(name, min=2)
         for axis, name in ((2, "h"), (3, "w"))

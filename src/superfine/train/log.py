@@ -36,9 +36,16 @@ class Log:
         rate: float | None = None,
         milliseconds: float | None = None,
         score: Score | None = None,
+        critic: float | None = None,
     ) -> None:
         """Note what is known of `step`; after a score the plots are drawn anew, unless they just were."""
-        known = {"step": step, "loss": loss, "rate": rate, "ms": milliseconds and round(milliseconds, 2)}
+        known = {
+            "step": step,
+            "loss": loss,
+            "rate": rate,
+            "ms": milliseconds and round(milliseconds, 2),
+            "critic": critic,
+        }
         if score is not None:
             known |= {"psnr": score.psnr, "ssim": score.ssim, "psnr_rgb": score.psnr_rgb}
         row = {name: value for name, value in known.items() if value is not None}

@@ -16,19 +16,23 @@ from lightning_fabric import Fabric
 from superfine.errors import TrainingError
 from superfine.train.conclude import conclude
 from superfine.train.config import OptimizerConfig, TrainConfig
-from superfine.train.data import Batch, Batches, open_data, whole_pairs
+from superfine.train.data import Batch, Batches, Pictures, open_data, whole_pairs
 from superfine.train.listener import Listener, Moment, Score
 from superfine.train.log import Log
-from superfine.train.losses import adversarial, critic_loss, r1_penalty, weighted
+from superfine.train.losses import input_means, weighted
 from superfine.train.nets import NETS
+from superfine.train.perception import PERCEIVED, Perception, Watchdog, serving
 from superfine.train.pretrained import STATE, load_pretrained
 from superfine.train.score import TorchEngine, score
 from superfine.train.state import State, begin, resume, save
+from superfine.train.trunks import VGGFeatures
 
-__all__ = ["BEST", "rate_at", "train"]
+__all__ = ["BEST", "HEALTHY", "rate_at", "train"]
 
 #: The state with the highest validation PSNR, in a run's folder.
 BEST = "best.pt"
+#: The state of the newest validation that the watchdog passed, where a critic fights.
+HEALTHY = "healthy.pt"
 _LOG_EVERY = 100
 
 
@@ -40,8 +44,8 @@ def train(
     root: the folder that holds `config.data.folders`. Writes into `run`: `last.pt`
     and `best.pt`, `split.json`, and the log (`log.jsonl`, `loss.png`, `psnr.png`,
     TensorBoard). Under torchrun the processes share each batch. Raises TrainingError
-    at a loss that is not finite, naming the step, and where `run` holds a run
-    already and `go_on` is not said.
+    at a loss that is not finite, naming the step, where a critic's fight is lost, and
+    where `run` holds a run already and `go_on` is not said.
     """
     listener = listener or Listener()
     if (run / STATE).exists() and not go_on:
@@ -57,38 +61,32 @@ def train(
         fabric.barrier()
         if not lead:  # what the first process decoded is read from its file
             data = open_data(config, root, run, lambda text: None)
-        fight = _set_up(fabric, state, config)
+        if config.features is not None and lead:
+            listener.say(f"features: {state.features}")
+        parts = _set_up(fabric, state, config)
         pictures = data.train.to(fabric.device)
         part = slice(fabric.global_rank, None, fabric.world_size)
-        log = Log(run, after=state.step) if lead else None
+        watchdog = Watchdog(config.critic.largest_fall) if config.critic is not None else None
+        record = _Record(run, state, config, data.validation, listener, watchdog) if lead else None
         with Batches(pictures, config, state.step + 1, part=part) as batches:
-            tally = _Tally(state.step, config.steps)
-            if lead and log is not None and state.step == 0 and data.validation:
-                log.write(0, score=_score(state, data.validation, config))
+            if record is not None:
+                record.begin()
             for step, batch in enumerate(batches, state.step + 1):
-                loss = _train_step(fight, state, batch, config, step)
+                loss, of_critic = _train_step(parts, state, batch, config, step)
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"the loss is {loss} at step {step}; lower optimizer.rate, or look at the pictures of that step"
                     )
-                tally.add(loss)
-                validates = step % config.validate_every == 0 or step == config.steps
-                if lead and log is not None and (validates or step % _LOG_EVERY == 0):
-                    scored = _score(state, data.validation, config) if validates and data.validation else None
-                    moment = tally.moment(step, rate_at(step, config.steps, config.optimizer), scored)
-                    log.write(step, loss=moment.loss, rate=moment.rate, milliseconds=tally.milliseconds, score=scored)
-                    listener.step(moment)
-                    if scored is not None and scored.psnr > state.best:
-                        state.best = scored.psnr
-                        save(run / BEST, state, config)
-                if lead and (step % config.save_every == 0 or step == config.steps):
-                    save(run / STATE, state, config)
-                if validates:
+                if watchdog is not None and of_critic is not None:
+                    watchdog.heed_critic(step, of_critic)
+                if record is not None:
+                    record.step(step, loss, of_critic)
+                if _validates(step, config):
                     fabric.barrier()
-        if log is not None:
-            log.draw()
+        if record is not None:
+            record.log.draw()
             sides = {name: list(whole_pairs(side, config)) for name, side in data._asdict().items() if name != "train"}
-            conclude(TorchEngine(state.ema, NETS[config.net]), sides, run, listener.say)
+            conclude(TorchEngine(state.ema, NETS[config.net]), _start(config), sides, run, listener.say)
     return state
 
 
@@ -124,18 +122,17 @@ def _fabric(config: TrainConfig) -> Fabric:
 
 
 @dataclass
-class _Fight:
+class _Parts:
     """The run's parts as Fabric wraps them, for this device and these processes."""
 
     fabric: Fabric
     net: Any
     optimizer: Any
     teacher: Any
-    critic: Any
-    critic_optimizer: Any
+    perception: Perception
 
 
-def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Fight:
+def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Parts:
     net: Any = torch.compile(state.net) if config.compile else state.net
     wrapped, optimizer = fabric.setup(net, state.optimizer)
     state.ema.to(fabric.device)
@@ -154,55 +151,51 @@ def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Fight:
     critic = critic_optimizer = None
     if state.opponent is not None:
         critic, critic_optimizer = fabric.setup(state.opponent.net, state.opponent.optimizer)
-    return _Fight(fabric, wrapped, optimizer, teacher, critic, critic_optimizer)
+        critic.mark_forward_method("judge")
+    trunk = None
+    if config.features is not None and (found := serving(config)) is not None:
+        trunk = fabric.setup_module(VGGFeatures(found, tuple(config.features.layers)))
+    perception = Perception(config, trunk, critic, critic_optimizer)
+    return _Parts(fabric, wrapped, optimizer, teacher, perception)
 
 
-def _train_step(fight: _Fight, state: State, batch: Batch, config: TrainConfig, step: int) -> float:
-    """One step: loss, gradient, optimiser, moving average; the critic after it. Returns the loss over all processes."""
+def _train_step(
+    parts: _Parts, state: State, batch: Batch, config: TrainConfig, step: int
+) -> tuple[float, float | None]:
+    """One step: loss, gradient, optimiser, moving average; the critic after it.
+
+    Returns the loss, and the critic's where it took a step, over all processes.
+    """
     rate = rate_at(step, config.steps, config.optimizer)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     weights = dict(config.stage_at(step).loss)
-    fooling = weights.pop("adversarial", 0.0)
-    output = fight.net(batch.small.contiguous(memory_format=torch.channels_last))
+    perceived = {name: weights.pop(name) for name in PERCEIVED if weights.get(name)}
+    keep = weights.pop("input_means", 0.0)
+    output = parts.net(batch.small.contiguous(memory_format=torch.channels_last))
     loss = weighted(weights, output, batch.large)
-    if fight.teacher is not None and config.teacher is not None:
+    if parts.teacher is not None and config.teacher is not None:
         with torch.no_grad():
-            lesson = fight.teacher(batch.small)
+            lesson = parts.teacher(batch.small)
         loss = loss + config.teacher.weight * weighted({"l1": 1.0}, output, lesson)
-    if fooling:
-        fight.critic.requires_grad_(False)
-        loss = loss + fooling * adversarial(fight.critic(_seen(output)))
-        fight.critic.requires_grad_(True)
-    fight.optimizer.zero_grad(set_to_none=True)
-    fight.fabric.backward(loss)
+    if keep:
+        loss = loss + keep * input_means(output, batch.small)
+    if perceived:
+        loss = loss + parts.perception.loss(perceived, output, batch.large)
+    parts.optimizer.zero_grad(set_to_none=True)
+    parts.fabric.backward(loss)
     if config.optimizer.clip:
-        fight.fabric.clip_gradients(
-            fight.net, fight.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
+        parts.fabric.clip_gradients(
+            parts.net, parts.optimizer, max_norm=config.optimizer.clip, error_if_nonfinite=False
         )
-    fight.optimizer.step()
+    parts.optimizer.step()
     _average(state, config.ema, step)
-    if fooling and config.critic is not None:
-        _critic_step(fight, _seen(output.detach()), _seen(batch.large), config.critic.penalty)
+    of_critic = None
+    if perceived.get("adversarial"):
+        of_critic = parts.perception.teach(output, batch.large, parts.fabric)
     state.step = step
-    mean: Any = fight.fabric.all_reduce(loss.detach(), reduce_op="mean")
-    return float(mean)
-
-
-def _critic_step(fight: _Fight, output: torch.Tensor, target: torch.Tensor, penalty: float) -> None:
-    true = target.clone().requires_grad_(penalty > 0)
-    scores = fight.critic(true)
-    loss = critic_loss(scores, fight.critic(output))
-    if penalty:
-        loss = loss + penalty * r1_penalty(scores, true)
-    fight.critic_optimizer.zero_grad(set_to_none=True)
-    fight.fabric.backward(loss)
-    fight.critic_optimizer.step()
-
-
-def _seen(pictures: torch.Tensor) -> torch.Tensor:
-    """What the critic sees: luma as grey RGB."""
-    return pictures.expand(-1, 3, -1, -1)
+    mean: Any = parts.fabric.all_reduce(loss.detach(), reduce_op="mean")
+    return float(mean), of_critic
 
 
 @torch.no_grad()
@@ -215,10 +208,6 @@ def _average(state: State, ema: float, step: int) -> None:
         counted.copy_(current)
 
 
-def _score(state: State, pictures: Any, config: TrainConfig) -> Score:
-    return score(TorchEngine(state.ema, NETS[config.net]), whole_pairs(pictures, config))
-
-
 def rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
     """The learning rate of a step, counted from one: linear warm-up, then the schedule. A pure function."""
     if step <= config.warm_up:
@@ -229,6 +218,70 @@ def rate_at(step: int, steps: int, config: OptimizerConfig) -> float:
         return config.rate * config.drop ** ((step - 1) // config.drop_every)
     done = min(1.0, (step - config.warm_up) / max(1, steps - config.warm_up))
     return config.last_rate + (config.rate - config.last_rate) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _start(config: TrainConfig) -> TorchEngine | None:
+    """What an adversarial run started from, so that the price of sharpness is seen; None for others."""
+    if config.critic is None or config.start_from is None:
+        return None
+    start = load_pretrained(config.start_from)
+    return TorchEngine(start.build(), NETS[start.net]) if start.scale == config.scale else None
+
+
+def _validates(step: int, config: TrainConfig) -> bool:
+    return step % config.validate_every == 0 or step == config.steps
+
+
+class _Record:
+    """What the first process leaves of a run: log, states, and what it tells."""
+
+    def __init__(
+        self,
+        run: Path,
+        state: State,
+        config: TrainConfig,
+        validation: Pictures,
+        listener: Listener,
+        watchdog: Watchdog | None,
+    ) -> None:
+        self._run, self._state, self._config, self._validation = run, state, config, validation
+        self._listener, self._watchdog = listener, watchdog
+        self.log = Log(run, after=state.step)
+        self._tally = _Tally(state.step, config.steps)
+
+    def begin(self) -> None:
+        """At step 0, note where the run starts."""
+        if self._state.step == 0 and self._validation:
+            scored = self._score()
+            self.log.write(0, score=scored)
+            self._judge(0, scored)
+
+    def step(self, step: int, loss: float, of_critic: float | None) -> None:
+        """Note a step, and save what is due. Raises TrainingError where the watchdog does."""
+        self._tally.add(loss)
+        validates = _validates(step, self._config)
+        if validates or step % _LOG_EVERY == 0:
+            scored = self._score() if validates and self._validation else None
+            moment = self._tally.moment(step, rate_at(step, self._config.steps, self._config.optimizer), scored)
+            known = {"loss": moment.loss, "rate": moment.rate, "milliseconds": self._tally.milliseconds}
+            self.log.write(step, **known, score=scored, critic=of_critic)
+            self._listener.step(moment)
+            if scored is not None:
+                self._judge(step, scored)
+        if step % self._config.save_every == 0 or step == self._config.steps:
+            save(self._run / STATE, self._state, self._config)
+
+    def _judge(self, step: int, scored: Score) -> None:
+        if self._watchdog is not None:
+            self._watchdog.heed_psnr(step, scored.psnr, self._state.best)
+            save(self._run / HEALTHY, self._state, self._config)
+        if scored.psnr > self._state.best:
+            self._state.best = scored.psnr
+            save(self._run / BEST, self._state, self._config)
+
+    def _score(self) -> Score:
+        engine = TorchEngine(self._state.ema, NETS[self._config.net])
+        return score(engine, whole_pairs(self._validation, self._config))
 
 
 class _Tally:

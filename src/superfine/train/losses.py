@@ -24,9 +24,15 @@ __all__ = [
     "critic_loss",
     "fft",
     "gradient_weighted",
+    "gram",
+    "input_means",
     "l1",
+    "lattice",
     "mse",
     "r1_penalty",
+    "relative",
+    "relativistic",
+    "relativistic_critic_loss",
     "ssim",
     "total_variation",
     "weighted",
@@ -36,6 +42,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CHARBONNIER_EPS: Final = 1e-3
 _GRADIENT_WEIGHT: Final = 1.0
+_BLOCK: Final = 8
+_PERIOD: Final = 4
+_LATTICE_BLOCK: Final = 16
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -126,6 +135,40 @@ def fft(output: Tensor, target: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.rfft2(output - target, norm="ortho")).abs().mean()
 
 
+@_between
+def lattice(output: Tensor, target: Tensor) -> Tensor:
+    """Checkerboards: mean absolute difference of the 16 phases of a 4 px lattice from their mean, in blocks of 16 px.
+
+    Of the difference output - target: texture that isn't where the target has it costs little, since the samples of
+    a phase cancel; a pattern that repeats with the lattice, a quarter or half as fine, costs all of its amplitude.
+    x4 and x2 networks make each phase by other weights, and critics that halve see it so. What is left over at the
+    right and below counts for nothing. Raises ShapeError below 16 px a side. Our own.
+    """
+    rows, cols = (side // _LATTICE_BLOCK * _LATTICE_BLOCK for side in output.shape[2:])
+    if not (rows and cols):
+        least = f"a lattice needs {_LATTICE_BLOCK} px a side"
+        raise ShapeError(f"{least}, got {tuple(output.shape[2:])}; use larger patches")
+    phases = functional.pixel_unshuffle((output - target)[..., :rows, :cols], _PERIOD)
+    means = functional.avg_pool2d(phases, _LATTICE_BLOCK // _PERIOD).unflatten(1, (-1, _PERIOD**2))
+    apart: Tensor = means - means.mean(2, keepdim=True)
+    return apart.abs().mean()
+
+
+def input_means(output: Tensor, small: Tensor) -> Tensor:
+    """Mean absolute difference of the means of the same blocks in the output and the input: the input's colours stay.
+
+    small: the network's input (N, C, h, w), output: (N, C, s*h, s*w); blocks of 8 x 8 px of the small picture, what
+    is left over counts for nothing. Raises ShapeError where the sizes don't fit or not one block does.
+    """
+    scale = output.shape[-1] // small.shape[-1]
+    if output.shape[:2] != small.shape[:2] or output.shape[2:] != tuple(scale * side for side in small.shape[2:]):
+        raise ShapeError(f"want output and input of one factor, got {tuple(output.shape)} and {tuple(small.shape)}")
+    if min(small.shape[2:]) < _BLOCK:
+        raise ShapeError(f"block means need {_BLOCK} px a side, got {tuple(small.shape[2:])}; use larger patches")
+    of_output = functional.avg_pool2d(_exact(output), _BLOCK * scale)
+    return (of_output - functional.avg_pool2d(_exact(small), _BLOCK)).abs().mean()
+
+
 def total_variation(output: Tensor) -> Tensor:
     """Anisotropic total variation of the output itself: mean |d_x| + mean |d_y|; zero for a constant one.
 
@@ -158,6 +201,37 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     return functional.softplus(-_exact(real)).mean() + functional.softplus(_exact(fake)).mean()
 
 
+def relativistic(of_output: Tensor, of_target: Tensor) -> Tensor:
+    """What a generator wants of a critic that compares: output more real than targets are on average, and they less.
+
+    Logits of one shape; log 2 where the critic is undecided.
+    Source: Jolicoeur-Martineau 2018, arXiv:1807.00734, averaged, as ESRGAN has it (arXiv:1809.00219); half of the sum.
+    """
+    fake, real = _exact(of_output), _exact(of_target)
+    return (functional.softplus(real.mean() - fake).mean() + functional.softplus(real - fake.mean()).mean()) / 2
+
+
+def relativistic_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """What such a critic wants of its logits: the opposite; undecided 2 log 2. Source: as `relativistic`."""
+    real, fake = _exact(real), _exact(fake)
+    return functional.softplus(fake.mean() - real).mean() + functional.softplus(fake - real.mean()).mean()
+
+
+def gram(activations: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, C, C): products of channels, mean over places and channels, so of one size for any layer.
+
+    Source: Gatys et al. 2016, doi:10.1109/CVPR.2016.265; Johnson et al. 2016, arXiv:1603.08155, for the mean.
+    """
+    flat = _exact(activations).flatten(2)
+    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+
+
+def relative(of_output: Tensor, of_target: Tensor) -> Tensor:
+    """Mean |difference| of activations over the mean |activation| of the target: layers of any gain weigh alike."""
+    target = _exact(of_target)
+    return (_exact(of_output) - target).abs().mean() / target.abs().mean().clamp_min(1e-6)
+
+
 def r1_penalty(scores: Tensor, real: Tensor) -> Tensor:
     """Half the squared norm of the gradient of each real picture's mean score, mean over the batch.
 
@@ -178,6 +252,7 @@ LOSSES: dict[str, Loss] = {
     "ssim": ssim,
     "total_variation": lambda output, target: total_variation(output),
     "fft": fft,
+    "lattice": lattice,
 }
 
 

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from superfine.train.config import TrainConfig, to_config
 from superfine.train.nets import NETS
 from superfine.train.nets.layers import Net
 
-__all__ = ["STATE", "Pretrained", "build", "load_averaged", "load_pretrained", "read_state"]
+__all__ = ["STATE", "Averaged", "Pretrained", "build", "load_averaged", "load_pretrained", "read_state"]
 
 #: The newest state in a run's folder.
 STATE = "last.pt"
@@ -62,7 +62,7 @@ def load_pretrained(source: str) -> Pretrained:
     path = Path(source)
     if path.is_dir() or path.suffix == ".pt":
         state = path / STATE if path.is_dir() else path
-        config, weights = load_averaged(state)
+        config, weights, _ = load_averaged(state)
         net = build(config.net, config.scale)
         net.load_state_dict(weights)
         return Pretrained(
@@ -74,10 +74,12 @@ def load_pretrained(source: str) -> Pretrained:
     (model,) = found
     if not model.card.net:
         raise TrainingError(f"{source}: its card names no net of the table, so training can't start from it")
-    return Pretrained(source, model.card.net, model.card.scale, model.card.restoring, _initializers(model.content))
+    net = build(model.card.net, model.card.scale)
+    return Pretrained(source, model.card.net, net.scale, model.card.restoring, _weights(model.content, net))
 
 
-def _initializers(content: bytes) -> dict[str, torch.Tensor]:
+def _weights(content: bytes, net: Net) -> dict[str, torch.Tensor]:
+    """The weights in an exported file, by the names that they have in `net`."""
     import onnx
     from onnx import numpy_helper
 
@@ -90,13 +92,26 @@ def _initializers(content: bytes) -> dict[str, torch.Tensor]:
             zeros = torch.zeros(values[weight].shape[0])
             bias = values.get(node.input[2], zeros) if len(node.input) > 2 else zeros
             values[f"{weight.removesuffix('.weight')}.bias"] = bias
-    return values
+    # The exporter calls slopes val_1, val_2, .. in the order in which they are used.
+    slopes = [values[node.input[1]].flatten() for node in graph.node if node.op_type == "PRelu"]
+    named = [f"{name}.weight" for name, module in net.named_modules() if isinstance(module, torch.nn.PReLU)]
+    return values | dict(zip(named, slopes, strict=True))
 
 
-def load_averaged(path: Path) -> tuple[TrainConfig, dict[str, torch.Tensor]]:
-    """The config of a state file and its averaged weights, not folded."""
+class Averaged(NamedTuple):
+    """Of a run's state."""
+
+    config: TrainConfig
+    weights: dict[str, torch.Tensor]
+    """The averaged ones, not folded."""
+    features: str
+    """What served as features; empty where nothing did."""
+
+
+def load_averaged(path: Path) -> Averaged:
+    """Read a state file. Raises TrainingError where it is none."""
     content = read_state(path)
-    return to_config(content["config"], str(path)), content["ema"]
+    return Averaged(to_config(content["config"], str(path)), content["ema"], content.get("features", ""))
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from superfine.color import to_unit
 from superfine.errors import TrainingError
 from superfine.evaluate.pairs import decode, open_dataset
 from superfine.layouts import pictures_in
-from superfine.models import Model, read_model
-from superfine.train.export import measured, with_card
+from superfine.models import Model, read_model, with_card
+from superfine.train.export import measured
 
 __all__ = ["quantize"]
 

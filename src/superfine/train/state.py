@@ -9,9 +9,12 @@ import torch
 from superfine.atomic import written_whole
 from superfine.errors import TrainingError
 from superfine.train.config import OptimizerConfig, TrainConfig
+from superfine.train.nets import NETS
 from superfine.train.nets.critics import CRITICS
 from superfine.train.nets.layers import Net
+from superfine.train.perception import serving, serving_name
 from superfine.train.pretrained import build, load_pretrained, read_state
+from superfine.train.trunks import TrunkFile, find_trunk, lend_encoder
 
 __all__ = ["Opponent", "State", "begin", "resume", "save"]
 
@@ -38,20 +41,35 @@ class State:
     step: int
     best: float
     """The highest validation PSNR so far, in dB."""
+    features: str
+    """What serves as features: a published network's file, or the critic's own."""
 
 
 def begin(config: TrainConfig) -> State:
     """A run at step 0; `config.start_from` lends the weights that fit."""
     torch.manual_seed(config.seed)
     net = build(config.net, config.scale)
+    grid = NETS[config.net].multiple_of
+    if wrong := [stage.patch for stage in config.stages if stage.patch % grid]:
+        raise TrainingError(f"stages: a patch of {wrong[0]} px is no multiple of {grid}, which {config.net} wants")
     if config.start_from is not None:
         load_pretrained(config.start_from).lend_to(net)
+    if config.encoder is not None:
+        lend_encoder(net, _encoder(config.encoder))
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     opponent = None
     if config.critic is not None:
         critic = CRITICS[config.critic.name]()
         opponent = Opponent(critic, torch.optim.Adam(critic.parameters(), lr=config.critic.rate))
-    return State(net, copy.deepcopy(net), _optimizer(net, config.optimizer), opponent, 0, float("-inf"))
+    features = serving_name(config, serving(config))
+    return State(net, copy.deepcopy(net), _optimizer(net, config.optimizer), opponent, 0, float("-inf"), features)
+
+
+def _encoder(named: str) -> TrunkFile:
+    found = find_trunk("resnet34", None if named == "resnet34" else Path(named))
+    if found is None:
+        raise TrainingError("encoder: resnet34 isn't in torch hub's cache; name its file, or leave encoder out")
+    return found
 
 
 def _optimizer(net: Net, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -88,6 +106,7 @@ def save(path: Path, state: State, config: TrainConfig) -> None:
         "optimizer": state.optimizer.state_dict(),
         "critic": state.opponent and state.opponent.net.state_dict(),
         "critic_optimizer": state.opponent and state.opponent.optimizer.state_dict(),
+        "features": state.features,
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -109,7 +128,12 @@ def resume(path: Path, config: TrainConfig) -> State:
         raise TrainingError(
             f"{path} was made with another {', '.join(moved)}; choose another run folder or undo the change"
         )
-    state = begin(config.model_copy(update={"start_from": None}))
+    state = begin(config.model_copy(update={"start_from": None, "encoder": None}))
+    if (served := content.get("features", "")) != state.features:
+        raise TrainingError(
+            f"{path}: its features came from {served}, which isn't what serves now ({state.features}); have the same"
+            " file where it was, or choose another run folder"
+        )
     state.net.load_state_dict(content["net"])
     state.ema.load_state_dict(content["ema"])
     state.optimizer.load_state_dict(content["optimizer"])

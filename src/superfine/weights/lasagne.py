@@ -17,18 +17,23 @@ Source: https://github.com/alexjc/neural-enhance, version 0.3.
 import bz2
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from itertools import chain, repeat
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from superfine.errors import ModelError
+from superfine.errors import MissingExtraError, ModelError
+from superfine.weights.network import Network
 from superfine.weights.pickles import read_array_pickle
+from superfine.weights.reference import Planes, convolve_transposed, pixel_shuffle, prelu
 
-__all__ = ["LasagneLayer", "LasagneNet", "lasagne_to_onnx", "read_lasagne"]
+__all__ = ["LasagneLayer", "LasagneNet", "open_lasagne", "read_lasagne"]
 
 Weights = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 
 _REFLECTED: Final = 24
 _MOST_TIMES_UNPACKED: Final = 20
@@ -41,8 +46,8 @@ _MOST_FILTERS: Final = 4096
 class LasagneLayer:
     """A convolution, a PReLU with it except after the last, and a pixel shuffle in doublings.
 
-    kernel: (out, in, side, side), already turned around for correlation, as
-    torch and ONNX compute it. bias, slopes: (out,).
+    kernel: (out, in, side, side), for a true convolution as in the file; torch
+    and ONNX want it turned around. bias, slopes: (out,).
     """
 
     kernel: Weights
@@ -81,6 +86,12 @@ class LasagneNet:
         return 1 << self.downscale
 
     @property
+    def parameters(self) -> int:
+        """Weights, biases and slopes."""
+        arrays = (array for layer in self.layers for array in (layer.kernel, layer.bias, layer.slopes))
+        return sum(array.size for array in arrays if array is not None)
+
+    @property
     def halo(self) -> int:
         """Pixels of the small picture, on each side of one, that its result depends on."""
         reach = 0
@@ -117,13 +128,61 @@ def read_lasagne(content: bytes, source: str) -> LasagneNet:
     raise ModelError(f"{source}: want a pickle of (config, params), as neural-enhance writes it")
 
 
-def lasagne_to_onnx(net: LasagneNet) -> bytes:
-    """An ONNX file: (1, 3, h, w) RGB 0..1 -> (1, 3, scale*h, scale*w) 0..1, h and w multiples of `net.multiple_of`.
+def open_lasagne(content: bytes, source: str) -> Network:
+    """The network in a `.pkl.bz2` of neural-enhance, as ONNX and as true convolutions in NumPy.
 
-    Equal to the original on pictures of such sides up to 80 px; larger ones the
-    original computes in tiles of 80 px with 24 px around, and this one whole.
-    Pictures of 24 px and less are reflected more than once, as numpy.pad does.
+    Equal to the original on pictures of up to 80 px whose sides are multiples of
+    2^max(upscale, downscale), to which it crops; larger ones the original
+    computes in tiles of 80 px with 24 px around, and this one whole. Pictures of
+    24 px and less are reflected more than once, as numpy.pad does.
+
+    Raises ModelError as `read_lasagne`, MissingExtraError without onnx.
     """
+    if find_spec("onnx") is None:
+        raise MissingExtraError("converting a network", "convert")
+    net = read_lasagne(content, source)
+    widest = max(len(layer.kernel) for layer in net.layers if not layer.doubles)
+    chain = f"a plain chain of {len(net.layers)} convolutions with PReLU, up to {widest} channels"
+    return Network(
+        content=_onnx(net),
+        scale=net.scale,
+        halo=net.halo,
+        multiple_of=net.multiple_of,
+        parameters=net.parameters,
+        description=f"a network of neural-enhance that {'enlarges' if net.scale > 1 else 'repairs'}: {chain}",
+        colour=f"RGB by the network, with {_REFLECTED} px of the picture reflected around it",
+        reference=partial(_computed, net),
+        witness="NumPy, float64",
+    )
+
+
+def _computed(net: LasagneNet, pixels: Floats) -> Floats:
+    """(h, w, 3) RGB 0..1 -> (scale*h, scale*w, 3), layer by layer as Lasagne defines them; sides on the grid."""
+    around = (_REFLECTED, _REFLECTED)
+    planes: Planes = np.pad(
+        np.moveaxis(np.asarray(pixels, np.float64), -1, 0) - 0.5, ((0, 0), around, around), "reflect"
+    )
+    for layer in net.layers:
+        planes = _convolved(planes, layer)
+        if layer.slopes is not None:
+            planes = prelu(planes, layer.slopes)
+        if layer.doubles:
+            planes = pixel_shuffle(planes, 2)
+    edge = _REFLECTED * net.scale
+    return np.clip(np.moveaxis(planes[:, edge:-edge, edge:-edge], 0, -1) + 0.5, 0, 1)
+
+
+def _convolved(planes: Planes, layer: LasagneLayer) -> Planes:
+    """A true convolution: every pixel adds its kernel as it stands; then the borders and, with strides, places."""
+    rows, cols = (count + 2 * layer.padding - layer.side + 1 for count in planes.shape[1:])
+    start = layer.side - 1 - layer.padding
+    kernel = layer.kernel.transpose(1, 0, 2, 3)
+    full = convolve_transposed(planes, kernel, layer.bias, stride=1, size=(rows, cols), start=(start, start))
+    return full[:, :: layer.stride, :: layer.stride]
+
+
+def _onnx(net: LasagneNet) -> bytes:
+    """An ONNX file: (1, 3, h, w) RGB 0..1 -> (1, 3, scale*h, scale*w) 0..1, h and w multiples of `net.multiple_of`."""
     from onnx import TensorProto, helper, numpy_helper
 
     stored: dict[str, npt.NDArray[Any]] = {
@@ -144,7 +203,8 @@ def lasagne_to_onnx(net: LasagneNet) -> bytes:
         last = f"{name}_reflected"
     for place, layer in enumerate(net.layers):
         name = f"layer{place}"
-        stored |= {f"{name}.kernel": layer.kernel, f"{name}.bias": layer.bias}
+        # Lasagne convolves: it turns kernels around, and ONNX doesn't.
+        stored |= {f"{name}.kernel": layer.kernel[:, :, ::-1, ::-1], f"{name}.bias": layer.bias}
         given = [last, f"{name}.kernel", f"{name}.bias"]
         nodes.append(helper.make_node("Conv", given, [name], strides=[layer.stride] * 2, pads=[layer.padding] * 4))
         last = name
@@ -220,10 +280,10 @@ def _net(config: dict[Any, Any], params: dict[Any, Any], source: str) -> Lasagne
         kernel, bias = _arrays(params, f"{name}x", [(units, channels, side, side), (units,)], source)
         (slopes,) = _arrays(params, f"{name}>", [(units,)], source)
         doubles = name.startswith("upscale")
-        layers.append(LasagneLayer(_turned(kernel), bias, slopes, 2 if side == 4 else 1, doubles))
+        layers.append(LasagneLayer(kernel, bias, slopes, 2 if side == 4 else 1, doubles))
         channels = units // 4 if doubles else units
     kernel, bias = _arrays(params, "out", [(3, channels, 7, 7), (3,)], source)
-    layers.append(LasagneLayer(_turned(kernel), bias, None, 1, doubles=False))
+    layers.append(LasagneLayer(kernel, bias, None, 1, doubles=False))
     wanted = {"out"} | {f"{name}{part}" for name, _, _ in plan for part in "x>"}
     if extra := [key for key in params if key not in wanted]:
         raise ModelError(f"{source}: has a layer {str(extra[0])[:40]!r} that its config doesn't account for")
@@ -250,8 +310,3 @@ def _arrays(params: dict[Any, Any], name: str, shapes: list[tuple[int, ...]], so
     if not all(np.isfinite(array).all() for array in given):
         raise ModelError(f"{source}: layer {name!r} holds NaN or infinity; fetch it again")
     return [array.astype(np.float32) for array in given]
-
-
-def _turned(kernel: Weights) -> Weights:
-    """Lasagne convolves: it turns kernels around, and torch and ONNX don't."""
-    return np.ascontiguousarray(kernel[:, :, ::-1, ::-1])

@@ -1,179 +1,39 @@
 """TensorFlow's frozen graphs (.pb) -> ONNX, without TensorFlow: luma networks such as ESPCN, FSRCNN and LapSRN.
 
 The way through: the file's bytes -> `Graph` -> `_Translator`, node by node -> `_Onnx`, with the colours around.
-Sources: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto; OpenCV's dnn_superres and color_yuv.
+Sources: the documentation of TensorFlow's operators; OpenCV's dnn_superres and color_yuv.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from math import ceil, lcm, prod
-from struct import unpack
 from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from superfine.errors import MissingExtraError, ModelError
-from superfine.protobuf import protobuf_fields
+from superfine.weights.network import Network
+from superfine.weights.tf_graph import Node, printable, read_tf_pb
+from superfine.weights.tf_reference import enlarge_as_opencv
 
-__all__ = ["Converted", "Graph", "Node", "read_tf_pb", "tf_pb_to_onnx"]
+__all__ = ["open_tf_pb"]
 
 Array = npt.NDArray[Any]
 
-# An honest graph has some hundred nodes.
-_MOST_NODES: Final = 4096
-_MOST_PARTS: Final = 64
 # TensorFlow lets one value stand for a whole constant: this many in all constants of a file.
 _MOST_REPEATED: Final = 2**20
 # What is computed while converting: sizes, and one value for each channel.
 _MOST_FOLDED: Final = 4096
 _LARGEST_SCALE: Final = 16
 _LARGEST_STEP: Final = 64
-# DataType of types.proto -> how `tensor_content` stores it, and the field of values that aren't stored there.
-_DTYPES: Final = {1: ("<f4", 5), 3: ("<i4", 7), 9: ("<i8", 10)}
 # These ask for an order of axes, and have it by default; the rest takes any.
 _ORDERED: Final = ("BiasAdd", "Conv2D", "Conv2DBackpropInput", "DepthToSpace")
 # Sides on which computed sizes are checked, where the placeholder doesn't give its own.
 _TRIAL: Final = (96, 144)
-
-
-# ---- the file
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operation. inputs: names of nodes; attributes: name -> AttrValue, still as protobuf."""
-
-    name: str
-    op: str
-    inputs: tuple[str, ...]
-    attributes: Mapping[str, bytes] = field(repr=False)
-
-    def __str__(self) -> str:
-        return f"node '{_shown(self.name)}' ({_shown(self.op)})"
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A frozen graph as it stands in the file; what its operators mean is not looked at."""
-
-    nodes: Mapping[str, Node] = field(repr=False)
-    source: str
-
-
-def read_tf_pb(content: bytes, source: str) -> Graph:
-    """The nodes of a frozen graph. `source` names the file in errors.
-
-    Raises ModelError where the file is none or cut off, has more than 4096 nodes or a name twice.
-    """
-    nodes: dict[str, Node] = {}
-    try:
-        for value in (value for number, value in protobuf_fields(content) if number == 1):
-            if not isinstance(value, bytes):
-                raise ModelError(
-                    f"{source}: not a frozen TensorFlow graph; freeze a SavedModel, and leave ONNX as it is"
-                )
-            node = _node(value)
-            if node.name in nodes:
-                raise ModelError(f"{source}: has two nodes named '{_shown(node.name)}'; freeze the graph again")
-            nodes[node.name] = node
-            if len(nodes) > _MOST_NODES:
-                raise ModelError(f"{source}: has more than {_MOST_NODES} nodes, as no network here; freeze it smaller")
-    except (IndexError, ValueError) as error:
-        raise ModelError(f"{source}: not a TensorFlow graph, or cut off; get the file again") from error
-    if not nodes:
-        raise ModelError(f"{source}: has no nodes, so it is no TensorFlow graph or an empty one; get the file again")
-    return Graph(nodes, source)
-
-
-def _shown(name: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:60])
-
-
-def _node(content: bytes) -> Node:
-    name = op = ""
-    inputs: list[str] = []
-    attributes: dict[str, bytes] = {}
-    for number, value in protobuf_fields(content):
-        if len(inputs) + len(attributes) > _MOST_PARTS:
-            raise ValueError("a node of very many parts")
-        match number, value:
-            case 1, bytes():
-                name = value.decode()
-            case 2, bytes():
-                op = value.decode()
-            case 3, bytes() if not value.startswith(b"^"):  # that says only what runs first
-                inputs.append(value.decode().removesuffix(":0"))
-            case 5, bytes():
-                entry = _fields(value)
-                attributes[_bytes(entry.get(1)).decode()] = _bytes(entry.get(2))
-    return Node(name, op, tuple(inputs), attributes)
-
-
-def _bytes(value: int | bytes | None) -> bytes:
-    """A field's content; nothing where it isn't there."""
-    if isinstance(value, int):
-        raise ValueError("a number where a message was expected")
-    return value or b""
-
-
-def _fields(content: bytes) -> dict[int, int | bytes]:
-    """Of a message without repeated fields."""
-    return dict(protobuf_fields(content))
-
-
-def _whole(value: int | bytes | None) -> int:
-    """An int64: two's complement, 0 where it isn't there."""
-    if isinstance(value, bytes):
-        raise ValueError("a message where a number was expected")
-    bits = (value or 0) & (2**64 - 1)
-    return bits - 2**64 if bits >= 2**63 else bits
-
-
-def _wholes(content: bytes, wanted: int) -> list[int]:
-    """A repeated field of int64, packed or not."""
-    numbers: list[int] = []
-    for number, value in protobuf_fields(content):
-        if number == wanted:
-            numbers += _packed(value) if isinstance(value, bytes) else [_whole(value)]
-    return numbers
-
-
-def _packed(content: bytes) -> list[int]:
-    if len(content) > 10 * _MOST_FOLDED:
-        raise ValueError("a long list of numbers")
-    numbers, bits, shift = [], 0, 0
-    for byte in content:
-        bits |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(_whole(bits))
-            bits = shift = 0
-        elif shift > 63:
-            raise ValueError("a number of more than ten bytes")
-    return numbers
-
-
-def _sides(content: bytes) -> list[int]:
-    """Of a TensorShapeProto; -1 where one isn't known."""
-    return [_whole(_fields(_bytes(value)).get(1)) for number, value in protobuf_fields(content) if number == 2]
-
-
-# Of an AttrValue: list (1), text (2), whole number (3), float (4), shape (7), tensor (8).
-
-
-def _attribute(node: Node, name: str) -> dict[int, int | bytes]:
-    return _fields(node.attributes.get(name, b""))
-
-
-def _number(node: Node, name: str) -> int:
-    return _whole(_attribute(node, name).get(3))
-
-
-def _text(node: Node, name: str, otherwise: str) -> str:
-    return _bytes(_attribute(node, name).get(2)).decode() or otherwise
 
 
 # ---- ONNX
@@ -227,8 +87,8 @@ class _Onnx:
         return self.add("DepthToSpace", wire, needs=needs, blocksize=block, mode=mode)
 
     def rounded(self, wire: str, divisor: int) -> str:
-        """Whole numbers over `divisor`, to the nearest level, halves up; a half more guards the division."""
-        raised = self.add("Add", wire, self.constant(divisor / 2 + 0.5))
+        """Wholes and halves over `divisor`, to the nearest level, halves up; a quarter more guards the division."""
+        raised = self.add("Add", wire, self.constant(divisor / 2 + 0.25))
         return self.add("Floor", self.add("Mul", raised, self.constant(1 / divisor)))
 
     def levels(self, unit: str) -> str:
@@ -318,7 +178,7 @@ class _Translator:
 
     def placeholder(self, node: Node) -> _Planes:
         """The picture's Y."""
-        sides = _sides(_bytes(_attribute(node, "shape").get(7)))
+        sides = node.shape("shape")
         if self.trial:
             self._refuse(node, "is a second input; networks with one, Y, can be converted")
         if sides and (len(sides) != 4 or sides[3] not in (-1, 1)):
@@ -329,26 +189,21 @@ class _Translator:
 
     def tensor(self, node: Node) -> Array:
         """A constant; its bytes are held against its shape before memory is taken."""
-        message = _bytes(_attribute(node, "value").get(8))
-        fields = _fields(message)
-        dtype, sides, stored = _whole(fields.get(1)), _sides(_bytes(fields.get(2))), _bytes(fields.get(4))
-        if dtype not in _DTYPES:
+        dtype, sides, values, whole = node.tensor("value")
+        if dtype not in (1, 3, 9):
             self._refuse(node, f"is of type {dtype}; float32, int32 and int64 (1, 3, 9) can be converted")
         if len(sides) > 4 or min(sides, default=1) < 0:
             self._refuse(node, f"has the shape {sides[:8]}; freeze the graph again")
-        kind, place = _DTYPES[dtype]
-        if stored or dtype == 1:
-            values = np.frombuffer(stored or _bytes(fields.get(place)), kind)
-        else:
-            values = np.array(_wholes(message, place), np.int64)
-        count, repeats = prod(sides), not stored and 0 < len(values) < prod(sides)
+        count, repeats = prod(sides), not whole and 0 < len(values) < prod(sides)
+        if not np.isfinite(values).all():
+            self._refuse(node, "holds NaN or infinity; get the file again")
         if not repeats and len(values) != count:
             self._refuse(node, f"has the shape {sides} and {len(values)} values; get the file again")
         self._repeated += count if repeats else 0
         if self._repeated > _MOST_REPEATED:
             self._refuse(node, f"has the shape {sides} and repeats its {len(values)} values; store them all")
-        whole = np.concatenate([values, np.broadcast_to(values[-1], count - len(values))]) if repeats else values
-        return whole.astype(np.float32 if dtype == 1 else np.int64).reshape(sides)
+        filled = np.concatenate([values, np.broadcast_to(values[-1], count - len(values))]) if repeats else values
+        return filled.astype(np.float32 if dtype == 1 else np.int64).reshape(sides)
 
     def same(self, node: Node, value: _Value) -> _Value:  # noqa: ARG002 - as every operator's
         return value
@@ -415,8 +270,10 @@ class _Translator:
     def _planes(self, node: Node, value: _Value) -> _Planes:
         if not isinstance(value, _Planes):
             self._refuse(node, "takes a constant where the picture is wanted; freeze the graph again")
-        if (order := _text(node, "data_format", "NHWC" if node.op in _ORDERED else value.axes)) != value.axes:
-            self._refuse(node, f"wants {_shown(order)} and gets {value.axes}; freeze it for the CPU, NHWC throughout")
+        if (order := node.text("data_format", "NHWC" if node.op in _ORDERED else value.axes)) != value.axes:
+            self._refuse(
+                node, f"wants {printable(order)} and gets {value.axes}; freeze it for the CPU, NHWC throughout"
+            )
         return value
 
     def _kernel(self, node: Node, value: _Value) -> Array:
@@ -433,7 +290,7 @@ class _Translator:
 
     def _pair(self, node: Node, name: str, planes: _Planes) -> list[int]:
         """Rows and columns of an attribute that has a number for each axis."""
-        given = _wholes(_bytes(_attribute(node, name).get(1)), 3) or [1, 1, 1, 1]
+        given = node.numbers(name) or [1, 1, 1, 1]
         pair = self._rows_cols(given, planes)
         if len(given) != 4 or prod(given) != prod(pair) or not all(0 < side <= _LARGEST_STEP for side in pair):
             self._refuse(node, f"has {name} of {given[:8]}; 1 to {_LARGEST_STEP} for rows and columns can be converted")
@@ -442,10 +299,10 @@ class _Translator:
     def _borders(self, node: Node, extents: list[int], step: int) -> tuple[list[int], list[int]]:
         """Zeros before and after rows and columns, on sides that are on the grid; TensorFlow has the odd one after."""
         total = [max(extent - step, 0) for extent in extents]
-        padding = _text(node, "padding", "none")
+        padding = node.text("padding", "none")
         if padding != "SAME" and not (padding == "VALID" and not any(total)):
             self._refuse(
-                node, f"has padding {_shown(padding)}; SAME can be converted, VALID only where it changes nothing"
+                node, f"has padding {printable(padding)}; SAME can be converted, VALID only where it changes nothing"
             )
         return [zeros // 2 for zeros in total], [zeros - zeros // 2 for zeros in total]
 
@@ -460,7 +317,7 @@ class _Translator:
     # -- places
 
     def shuffle(self, node: Node, value: _Value) -> _Planes:
-        planes, block = self._planes(node, value), _number(node, "block_size")
+        planes, block = self._planes(node, value), node.number("block_size")
         if not 2 <= block <= _LARGEST_STEP or planes.channels % block**2:
             self._refuse(node, f"has blocks of {block} on {planes.channels} channels; freeze the graph again")
         wire = self.onnx.shuffle(planes.wire, block, "DCR")
@@ -512,8 +369,7 @@ class _Translator:
         return value
 
     def leaky(self, node: Node, value: _Value) -> _Planes:
-        planes, alpha = self._planes(node, value), node.attributes.get("alpha", b"")
-        slope = unpack("<f", alpha[1:5])[0] if alpha[:1] == b"\x25" else 0.2  # 0x25: field 4, 32 bits
+        planes, slope = self._planes(node, value), node.real("alpha", 0.2)
         return replace(planes, wire=self.onnx.add("LeakyRelu", planes.wire, alpha=slope))
 
     # -- sizes, and constants made of constants
@@ -537,7 +393,7 @@ class _Translator:
         with np.errstate(all="ignore"):
             match node.op:
                 case "Pack":
-                    result = np.stack(numbers, _number(node, "axis"))
+                    result = np.stack(numbers, node.number("axis"))
                 case "StridedSlice":
                     result = self._sliced(node, *numbers)
                 case _:
@@ -546,14 +402,14 @@ class _Translator:
 
     def _sliced(self, node: Node, values: Array, begin: Array, end: Array, strides: Array) -> Array:
         first, last, drop, *others = (
-            _number(node, f"{name}_mask") for name in ("begin", "end", "shrink_axis", "ellipsis", "new_axis")
+            node.number(f"{name}_mask") for name in ("begin", "end", "shrink_axis", "ellipsis", "new_axis")
         )
-        plain = values.ndim == begin.size == end.size == strides.size == 1
+        plain = values.ndim == 1 and begin.shape == end.shape == strides.shape == (1,)
         if any(others) or not plain or any(array.dtype.kind != "i" for array in (begin, end, strides)):
             self._refuse(node, "cuts more than one axis; a part of a list of sizes can be converted")
-        if drop:
+        if drop & 1:  # bits of axes that aren't there say nothing
             return np.asarray(values[begin.item()])
-        return values[None if first else begin.item() : None if last else end.item() : strides.item()]
+        return values[None if first & 1 else begin.item() : None if last & 1 else end.item() : strides.item()]
 
 
 # Element by element: the name in ONNX, and the same in numpy.
@@ -594,29 +450,13 @@ _OPERATORS: Final[dict[str, tuple[int | None, Callable[..., _Value]]]] = {
 # ---- the whole
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """An ONNX file without a card, and what its card has to say.
-
-    content: (1, 3, h, w) -> (1, 3, scale*h, scale*w), float32 RGB in 0..1, for sides that are multiples of
-    `multiple_of`. halo: exact, in pixels of the small picture.
-    """
-
-    content: bytes = field(repr=False)
-    scale: int
-    halo: int
-    multiple_of: int
-    parameters: int
-    operators: tuple[str, ...]
-    colour: str
-
-
-def tf_pb_to_onnx(content: bytes, source: str, output: str = "") -> Converted:
+def open_tf_pb(content: bytes, source: str, output: str = "") -> Network:
     """A frozen graph on Y (one channel, 0..1) as an ONNX network on RGB, with OpenCV's handling of colours around it.
 
     OpenCV's dnn_superres works in 8-bit levels of full-range YCrCb (BT.601): Y by the network, Cr and Cb bilinear,
     each rounded before it becomes RGB. So does the ONNX file, for deeper pictures too. It needs fp32: these
-    networks have no base to correct, and bf16 moves Y by several levels.
+    networks have no base to correct, and bf16 moves Y by several levels. The reference computes the graph's nodes
+    as TensorFlow defines them, and the colours in whole numbers.
 
     `source` names the file in errors; `output` the last node, where the graph has several ends, as LapSRN for x4.
     Raises ModelError where the file is broken, or does what isn't known here: then it names the operator and the
@@ -625,7 +465,7 @@ def tf_pb_to_onnx(content: bytes, source: str, output: str = "") -> Converted:
     if find_spec("onnx") is None:
         raise MissingExtraError("converting a network", "convert")
     graph = read_tf_pb(content, source)
-    nodes = _in_order(graph, output or _end(graph))
+    nodes = graph.in_order(output or graph.end())
     onnx = _Onnx()
     luma, chroma = _colours_in(onnx)
     translator = _Translator(source, onnx, luma)
@@ -639,44 +479,27 @@ def tf_pb_to_onnx(content: bytes, source: str, output: str = "") -> Converted:
         raise ModelError(f"{source}: enlarges x{last.rate}; networks for x2 to x{_LARGEST_SCALE} can be converted")
     scale = int(last.rate)
     _colours_out(onnx, scale, last.wire, chroma)
-    return Converted(
+    constants = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    return Network(
         content=onnx.file(),
         scale=scale,
         halo=onnx.halo(scale, translator.multiple_of),
         multiple_of=translator.multiple_of,
         parameters=translator.parameters,
-        operators=tuple(sorted({node.op for node in nodes})),
+        description=_description(nodes, values),
         colour="Y by the network, Cr and Cb bilinear, in 8-bit levels of full-range BT.601, as OpenCV's dnn_superres",
+        needs_fp32=True,
+        reference=partial(enlarge_as_opencv, nodes, constants, scale),
+        witness="NumPy, float64",
     )
 
 
-def _end(graph: Graph) -> str:
-    """The one node that nobody takes from."""
-    taken = {name for node in graph.nodes.values() for name in node.inputs}
-    ends = [name for name, node in graph.nodes.items() if name not in taken and node.op not in ("Const", "NoOp")]
-    if len(ends) != 1:
-        names = ", ".join(f"'{_shown(name)}'" for name in ends[:5]) or "all go round in a circle"
-        raise ModelError(f"{graph.source}: has {len(ends)} ends ({names}) where one is wanted; name the output node")
-    return ends[0]
-
-
-def _in_order(graph: Graph, end: str) -> list[Node]:
-    """What `end` needs, each node after its inputs."""
-    order: dict[str, Node] = {}
-    begun: set[str] = set()
-    waiting = [(end, False)]
-    while waiting:
-        name, ready = waiting.pop()
-        if ready:
-            order[name] = graph.nodes[name]
-        elif name not in order:
-            if name not in graph.nodes:
-                raise ModelError(f"{graph.source}: wants a node '{_shown(name)}', which isn't there; freeze it again")
-            if name in begun:
-                raise ModelError(f"{graph.source}: {graph.nodes[name]} goes round in a circle; freeze it again")
-            begun.add(name)
-            waiting += [(name, True), *((each, False) for each in reversed(graph.nodes[name].inputs))]
-    return list(order.values())
+def _description(nodes: list[Node], values: Mapping[str, _Value]) -> str:
+    kinds = [("Conv2D", "convolution"), ("Conv2DBackpropInput", "transposed convolution"), ("DepthToSpace", "shuffle")]
+    counts = {word: sum(node.op == op for node in nodes) for op, word in kinds}
+    parts = ", ".join(f"{count} {word}{'s' * (count > 1)}" for word, count in counts.items() if count)
+    width = max(value.channels for value in values.values() if isinstance(value, _Planes))
+    return f"a frozen TensorFlow graph on Y: {parts}, up to {width} channels"
 
 
 # ---- colours: OpenCV's whole numbers in 14 bits, each exact in float32

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from superfine.train.nets.edsr import EDSR
+from superfine.train.nets.enhance import Enhance
 from superfine.train.nets.espcn import ESPCN
 from superfine.train.nets.fsrcnn import FSRCNN
 from superfine.train.nets.layers import Colour, Net
 from superfine.train.nets.plain import Plain
 from superfine.train.nets.residual import Residual
+from superfine.train.nets.residual_unet import ResidualUNet
 from superfine.train.nets.srresnet import SRResNet
 from superfine.train.nets.three_layer import ThreeLayer
 from superfine.train.nets.unet import AttentionUNet, UNet
@@ -147,6 +149,38 @@ NETS = {
             fp32_end=False,
             bytes_per_pixel=580,
             source="EDSR-baseline, arXiv:1707.02921",
+        ),
+        NetCard(
+            name="enhance",
+            build=lambda scale: Enhance(scale, channels=128, blocks=8),
+            colour="rgb",
+            halo=14,
+            scales=(2, 4),
+            fp32_end=False,
+            bytes_per_pixel=1150,
+            source="neural-enhance's generator, github.com/alexjc/neural-enhance",
+        ),
+        NetCard(
+            name="enhance-repair",
+            build=lambda scale: Enhance(scale, channels=128, blocks=8),
+            colour="rgb",
+            halo=52,
+            multiple_of=4,
+            scales=(1,),
+            fp32_end=False,
+            bytes_per_pixel=1170,
+            source="neural-enhance's generator for repair, github.com/alexjc/neural-enhance",
+        ),
+        NetCard(
+            name="residual-unet",
+            build=ResidualUNet,
+            colour="rgb",
+            halo=152,
+            multiple_of=8,
+            scales=(4,),
+            fp32_end=True,
+            bytes_per_pixel=1250,
+            source="ResNet-34 U-Net, arXiv:1512.03385, arXiv:1505.04597, as fastai's DynamicUnet",
         ),
     )
 }

@@ -1,5 +1,7 @@
 """Critics: they judge pictures while an adversarial loss trains, and are never shipped. (N, 3, h, w) -> logits.
 
+`judge` gives the activations of the hidden layers too, which serve as features where no published network is at hand.
+
 Both have spectral norm where their papers have batch norm: its state follows from
 the weights alone, not from the batch, so that several processes and resumed runs
 stay exact, and true and made pictures don't mix. Licence: Apache-2.0, our own code.
@@ -14,6 +16,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 __all__ = ["CRITICS", "Critic", "PatchCritic"]
+
+
+Judgement = tuple[torch.Tensor, list[torch.Tensor]]
 
 
 class Critic(nn.Module):
@@ -34,8 +39,13 @@ class Critic(nn.Module):
         self.score = nn.Sequential(nn.Linear(512, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.score(self.body(x * 2 - 1).mean((2, 3)))
-        return logits
+        return self.judge(x)[0]
+
+    def judge(self, x: torch.Tensor) -> Judgement:
+        """The logits, and each hidden layer's activations (N, C, h', w')."""
+        activations = _activations(self.body, x * 2 - 1)
+        logits: torch.Tensor = self.score(activations[-1].mean((2, 3)))
+        return logits, activations
 
 
 class PatchCritic(nn.Module):
@@ -49,11 +59,26 @@ class PatchCritic(nn.Module):
         layers = [nn.Conv2d(3, 64, 4, 2, padding=1), nn.LeakyReLU(0.2)]
         for inputs, outputs, stride in [(64, 128, 2), (128, 256, 2), (256, 512, 1)]:
             layers += [spectral_norm(nn.Conv2d(inputs, outputs, 4, stride, padding=1)), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers, nn.Conv2d(512, 1, 4, padding=1))
+        self.body = nn.Sequential(*layers)
+        self.score = nn.Conv2d(512, 1, 4, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.body(x * 2 - 1)
-        return logits
+        return self.judge(x)[0]
+
+    def judge(self, x: torch.Tensor) -> Judgement:
+        """The logits, and each hidden layer's activations (N, C, h', w')."""
+        activations = _activations(self.body, x * 2 - 1)
+        logits: torch.Tensor = self.score(activations[-1])
+        return logits, activations
+
+
+def _activations(body: nn.Sequential, x: torch.Tensor) -> list[torch.Tensor]:
+    activations = []
+    for layer in body:
+        x = layer(x)
+        if isinstance(layer, nn.LeakyReLU):
+            activations.append(x)
+    return activations
 
 
 CRITICS: Final[dict[str, Callable[[], nn.Module]]] = {"vgg": Critic, "patch": PatchCritic}
