@@ -7,6 +7,7 @@ superfine.compare("photo.jpg").save("c.html")        # methods side by side
 superfine.evaluate_path("Set5", ["fast", "best"])    # PSNR and SSIM, with their protocol
 superfine.inspect("photo.jpg")                       # blur, noise, JPEG, earlier enlargement
 superfine.shift_image(pixels, (3.5, 3.5))            # by fractions of a pixel, (rows, cols)
+superfine.register(first, second).shift              # and measures such shifts, with their standard error
 superfine.convert("w.pth").save("model.onnx")        # weights of other frameworks
 """
 
@@ -18,6 +19,7 @@ from superfine.errors import (
     EngineError,
     MissingExtraError,
     ModelError,
+    NoMatchError,
     OutputError,
     ShapeError,
     SourceError,
@@ -42,8 +44,10 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelError",
+    "NoMatchError",
     "OutputError",
     "Progress",
+    "Registration",
     "Report",
     "Result",
     "ShapeError",
@@ -58,6 +62,7 @@ __all__ = [
     "inspect",
     "list_models",
     "load_model",
+    "register",
     "shift_image",
     "upscale",
     "upscale_path",
@@ -73,10 +78,13 @@ _LATER = {
     "compare": "superfine.evaluate.compare",
     "convert": "superfine.conversion",
     "evaluate_path": "superfine.evaluate.benchmark",
+    "Registration": "superfine.classical.register",
     "inspect": "superfine.inspection",
+    "register": "superfine.classical.register",
     "shift_image": "superfine.classical.shift",
 }
 if TYPE_CHECKING:
+    from superfine.classical.register import Registration, register
     from superfine.classical.shift import shift_image
     from superfine.conversion import Conversion, convert
     from superfine.evaluate.benchmark import evaluate_path

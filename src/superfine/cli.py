@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_convert, cli_judge, cli_shift, cli_train
+from superfine import cli_convert, cli_judge, cli_register, cli_shift, cli_train
 from superfine.errors import SuperfineError, UsageError
 
 __all__ = ["app", "main"]
@@ -67,6 +67,10 @@ app.command(
     epilog="Examples:  superfine learn-shift before after -o shift.onnx   |"
     "   superfine learn-shift before after --method stn -o stn.onnx --plot errors.png",
 )(cli_shift.learn_shift)
+app.command(
+    "register",
+    epilog="Examples:  superfine register a.png b.png   |   superfine register a.png b.png --model affine --json",
+)(cli_register.register)
 app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
     cli_judge.inspect
 )

@@ -9,6 +9,7 @@
     ├── ModelError        a network is unknown, has no card, or its card is wrong
     ├── EngineError       the engine asked for isn't there, or gave NaN or infinity
     ├── MissingExtraError an optional part is not installed; the message names the cure
+    ├── NoMatchError      two pictures show nothing in common that says how they lie to each other
     └── TrainingError     a training run can't begin or can't go on
 
 A message is one sentence with the file, the value and the way out.
@@ -18,6 +19,7 @@ __all__ = [
     "EngineError",
     "MissingExtraError",
     "ModelError",
+    "NoMatchError",
     "OutputError",
     "ShapeError",
     "SourceError",
@@ -65,6 +67,10 @@ class MissingExtraError(SuperfineError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs the extra {extra!r}: pip install '.[{extra}]'")
+
+
+class NoMatchError(SuperfineError):
+    """Two pictures show nothing in common that would say how they lie to each other."""
 
 
 class TrainingError(SuperfineError):

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.classical.flow import flow
-from superfine.classical.register import NoMatchError
-from superfine.errors import ShapeError
+from superfine.errors import NoMatchError, ShapeError
 
 __all__ = ["ShiftErrors", "flow_between", "mean_errors", "shift_errors"]
 
