@@ -137,6 +137,7 @@ HOSTILE = {
     "a kind that isn't": (with_initializer(claiming(10, kind=99, data=bytes(40))), "claims 10 elements"),
     "graphs in graphs": (nested(6), "has graphs in graphs, more than 4 deep"),
     "a loop": (network(helper.make_node("Loop", ["", ""], ["z"])), "has the operator Loop, which isn't run here"),
+    "a choice": (network(helper.make_node("If", ["c"], ["z"])), "has the operator If, which isn't run here"),
     "chance": (network(helper.make_node("RandomNormalLike", ["x"], ["z"])), "has the operator RandomNormalLike"),
     "from nowhere": (network(helper.make_node("Relu", ["nowhere"], ["z"])), "uses 'nowhere' before it is made"),
     "a count that can't be read": (

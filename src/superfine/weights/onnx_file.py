@@ -53,9 +53,9 @@ _BITS: Final = {
     **dict.fromkeys((25, 26), 2),
 }
 _WHOLE: Final[dict[int, np.dtype[Any]]] = {6: np.dtype("<i4"), 7: np.dtype("<i8")}
-# They run for as long as a number in the file says, or give another result each time.
+# They run for as long as a number in the file says, hide what they make in a branch, or give another result each time.
 _REFUSED: Final = (
-    "Loop", "Scan", "SequenceMap", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "If", "Loop", "Scan", "SequenceMap", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
     "Bernoulli", "Multinomial",
 )  # fmt: skip
 # What makes much out of little -> the input that says how much.
@@ -237,7 +237,7 @@ class _Walk:
                     domain = self._text(value)
         self._check_domain(domain, kind)
         if kind in _REFUSED:
-            self._refuse(f"has the operator {kind}, which isn't run here; export it without loops and chance")
+            self._refuse(f"has the operator {kind}, which isn't run here; export it without loops, choices and chance")
         if early := [each for each in inputs if each and each not in scope.names]:
             self._refuse(f"uses {one_line(early[0])[:60]!r} before it is made; export it again")
         node = _Node(kind, name, tuple(inputs), tuple(outputs), attributes)
