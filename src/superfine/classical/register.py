@@ -21,6 +21,7 @@ doi:10.1109/TIP.2004.832923 (bound and bias).
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar
@@ -44,18 +45,24 @@ _SMALLEST: Final = 16
 _REACH: Final = 0.25
 # Windows: their largest side, how many a side, and the side of what the search for the start looks at.
 _WINDOW, _WINDOWS, _GLANCE = 256, 3, 320
+# Where the best start leads nowhere, so many more are tried, more than so far from each other.
+_PEAKS, _APART = 4, 2
 # The search takes slow shading away by a box of this radius.
 _SHADING: Final = 8
 _DEGREE: Final = 9
 _MARGIN: Final = _DEGREE // 2 + 3
 # Pixels at a window's edge where the spline doesn't know what comes after.
 _EDGE: Final = 4
+# Up to here from the border it is looked at what the spline doesn't know; an excess under this is chance.
+_FRINGE, _FRINGE_SEEN = 20, 1.25
 # Central differences of eighth order.
 _SLOPE: Final = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
-# Spectra are smoothed over about this many frequencies each way: less, and the weights would learn the noise.
+# Spectra are smoothed by about this many frequencies each way: less, and the weights would learn the noise.
 _SMOOTHING: Final = 48
 # No frequency is believed beyond this: what is not shared, in shares of what is.
-_PRECISION: Final = 1e-6
+_PRECISION: Final = 1e-8
+# Lags are counted up to so many times the Gaussian's width.
+_LAGS: Final = 5.0
 _PASS: Final = 0.3
 _CUTOFFS: Final = (9.0, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05)
 # What rises over this many times the lowest level of noise counts as a pull the same way everywhere: so many times it
@@ -65,6 +72,10 @@ _FLAT, _PULL, _PULL_SEEN = 2.0, 4.0, 0.5
 # weights are final and when all is.
 _TURNS, _LAST_WEIGHTS, _STARTS = 14, 6, 5
 _STRIDE, _NEAR, _CLOSE = 0.7, 0.02, 2e-6
+_CLOSE_TO_NOISE = 0.01
+_LITTLE, _STEADY = 0.01, 1e-3
+# The low-pass of the first step, before anything is known.
+_FIRST_LOW: Final = 4
 # Windows are laid upon each other anew where the rest is more than this at the end, or on the way.
 _ASIDE, _ASTRAY = 0.6, 1.3
 # The robust option: radius of "nearby", and how many times the usual energy halves a pixel's weight.
@@ -76,7 +87,8 @@ _AFFINE_TURNS, _AFFINE_CLOSE, _WINDOW_ERROR, _MOST_AFFINE = 6, 1e-3, 1e-4, 0.2
 # After so many samples the spline has forgotten a border.
 _SPLINE_FADES: Final = 16
 _LEAST_SLOPE: Final = 1e-6
-_LEAST_CORRELATION, _LARGEST_ERROR = 0.45, 0.2
+# What is found from another than the best start has to fit so much better.
+_LEAST_CORRELATION, _CERTAIN, _LARGEST_ERROR = 0.45, 0.9, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +157,22 @@ def register(
     check_pair(first, second)
     if model == "affine":
         return _register_affine(first, second, robust=robust)
-    start = whole_shift(first, second)
+    starts = _whole_shifts(first, second)
+    try:
+        return _register_from(next(starts), first, second, robust=robust)
+    except NoMatchError as error:
+        refusal = error
+    others = []
+    for start in starts:
+        with suppress(NoMatchError):
+            others.append(_register_from(start, first, second, robust=robust))
+    best = max(others, key=lambda found: found.correlation, default=None)
+    if best is None or best.correlation < _CERTAIN:
+        raise refusal
+    return best
+
+
+def _register_from(start: tuple[int, int], first: Array, second: Array, *, robust: bool) -> Registration:
     for _ in range(_STARTS):
         fit, rest = _solve(*_windows(first, second, start), robust=robust)
         if fit is not None and np.abs(rest).max() < _ASIDE:
@@ -237,17 +264,25 @@ def luma(pixels: Array) -> Floats:
 
 def whole_shift(first: Array, second: Array) -> tuple[int, int]:
     """The whole-pixel shift at which both look most alike."""
+    return next(_whole_shifts(first, second))
+
+
+def _whole_shifts(first: Array, second: Array) -> Iterator[tuple[int, int]]:
+    """The whole-pixel shifts at which both look most alike, the best first."""
     step = math.ceil(max(first.shape[:2]) / _GLANCE)
     one, two = (_shrunk(pixels, step) for pixels in (first, second))
     reach = (int(one.shape[0] * _REACH), int(one.shape[1] * _REACH))
     likeness = _likeness(one, two, reach)
-    rows, cols = _best(likeness)
-    start = (rows * step, cols * step)
-    if step > 1:
-        pairs = zip(*_windows(first, second, start), strict=True)
-        rows, cols = _best(np.stack([_likeness(*pair, (2 * step, 2 * step)) for pair in pairs]).sum(axis=0))
-        start = (start[0] + rows, start[1] + cols)
-    return start
+    for _ in range(_PEAKS):
+        rows, cols = _best(likeness)
+        start = (rows * step, cols * step)
+        top, left = rows + reach[0], cols + reach[1]
+        likeness[max(0, top - _APART) : top + _APART + 1, max(0, left - _APART) : left + _APART + 1] = -np.inf
+        if step > 1:
+            pairs = zip(*_windows(first, second, start), strict=True)
+            rows, cols = _best(np.stack([_likeness(*pair, (2 * step, 2 * step)) for pair in pairs]).sum(axis=0))
+            start = (start[0] + rows, start[1] + cols)
+        yield start
 
 
 def _shrunk(pixels: Array, step: int) -> Floats:
@@ -300,13 +335,17 @@ def _overlap_sums(plane: Floats, down: npt.NDArray[np.intp], across: npt.NDArray
 
 
 def _band(plane: Floats) -> Floats:
-    fine = plane
-    for axis in (0, 1):
-        fine = box_mean(box_mean(fine, axis, before=1, after=0), axis, before=0, after=1)
-    coarse = plane
-    for axis in (0, 1):
-        coarse = box_mean(coarse, axis, before=_SHADING, after=_SHADING)
-    return fine - coarse
+    """What lies between fine noise and slow shading."""
+    (fine, coarse), (finer, coarser) = (_band_matrices(count) for count in plane.shape[-2:])
+    return fine @ plane @ finer.T - coarse @ plane @ coarser.T
+
+
+@lru_cache(maxsize=16)
+def _band_matrices(count: int) -> tuple[Floats, Floats]:
+    """(count, count) each: running means over three samples, the middle one twice, and over the box of shading."""
+    still = np.eye(count)
+    fine = box_mean(box_mean(still, 0, before=1, after=0), 0, before=0, after=1)
+    return fine, box_mean(still, 0, before=_SHADING, after=_SHADING)
 
 
 def box_mean(plane: npt.NDArray[Float], axis: int, *, before: int, after: int) -> npt.NDArray[Float]:
@@ -522,40 +561,64 @@ def _solve(first: Floats, second: Floats, *, robust: bool) -> tuple[_Fit | None,
     size = (_fast(rows), _fast(cols))
     both = _both_halves(size)
     coefficients = _coefficients(first)
-    slope = _gradients(second)
+    steep = _gradients(second)
     mask = np.zeros_like(first)
     mask[inside] = 1
     trust = mask
-    shift, change = np.zeros(2), np.full(2, np.inf)
+    slope, whole = np.fft.rfft2(steep * trust, size), _tapered(second, trust, size)
+    shift, change, before = np.zeros(2), np.full(2, np.inf), math.inf
     gain = float(second[inside].std() / max(float(first[inside].std()), 1e-300))
-    final = False
+    weight, pull, spectra = both * _sieve(*size).low[_FIRST_LOW], np.zeros(2), None
+    probe = None
+    stand = False
     for turn in range(_TURNS):
         moved = _moved(coefficients, shift)
-        moving = _gradients(moved)
-        # The gradient of the mean of both, which noise can't pull: (2, count, h, w // 2 + 1).
-        mean = np.fft.rfft2((slope + gain * moving) * (0.5 * trust), size)
-        if not final:
-            final = bool(np.abs(change).max() < _NEAR) or turn == _LAST_WEIGHTS
-            if robust and turn:
-                trust = mask * _trust(_residual(second, moved, gain, trust), mask)
-            spectra = _spectra(gain * moved, second, trust, size)
-            weights, pull = _weights(spectra)
-            weight = both * weights
-            gain *= math.sqrt((weight * spectra.second).sum() / max(float((weight * spectra.first).sum()), 1e-300))
-            # The energy of what both share: the mean's, less the noise that the difference shows.
-            difference = np.fft.rfft2((slope - gain * moving) * trust, size)
-            steepness = _definite(_products(mean, weight), _products(difference, weight) / 4)
-        residual = np.fft.rfft2(_residual(second, moved, gain, trust) * trust, size)
-        score = np.real(np.conj(mean) * (weight * residual)).sum(axis=(1, 2, 3))
+        if probe is not None:
+            score = (probe * _residual(second, moved, gain, trust)).sum(axis=(1, 2, 3))
+        else:
+            weigh = turn > 0 and not stand
+            if weigh:
+                fresh = mask * _border_trust(_residual(second, moved, gain, mask))
+                if robust:
+                    fresh = fresh * _trust(_residual(second, moved, gain, fresh), mask)
+                if not np.array_equal(fresh, trust):
+                    trust = fresh
+                    slope, whole = np.fft.rfft2(steep * trust, size), _tapered(second, trust, size)
+                spectra = _spectra(gain * _tapered(moved, trust, size), whole, trust)
+                weight, pull = _weights(spectra)
+                weight *= both
+                gain *= math.sqrt((weight * spectra.second).sum() / max(float((weight * spectra.first).sum()), 1e-300))
+            fields = np.concatenate([gain * _gradients(moved), _residual(second, moved, gain, trust)[None]])
+            fields *= trust
+            spectrum = np.fft.rfft2(fields, size)
+            moving, residual = spectrum[:2], spectrum[2:]
+            # The gradient of the mean of both, which noise can't pull: (2, count, h, w // 2 + 1).
+            mean = 0.5 * (slope + moving)
+            if weigh or turn == 0:
+                # The energy of what both share: noise is in one of the two only.
+                steepness = _definite(_symmetric(_products(slope, weight, moving)), mean, weight)
+            score = _products(mean, weight, residual)[:, 0]
         change = -np.linalg.solve(steepness, score)
         change *= min(1.0, _STRIDE / max(float(np.hypot(*change)), 1e-300))
         shift = shift + change
+        length = float(np.abs(change).max())
         if np.abs(shift).max() > _ASTRAY:
             return None, shift
-        if final and np.abs(change).max() < _CLOSE:
+        if weigh:
+            # Weights stand where what the step takes from the residual is little of it.
+            left = float(_products(residual, weight, residual)[0, 0])
+            stand = -float(score @ change) < _LITTLE * left and length < _NEAR or turn == _LAST_WEIGHTS
+        if stand and probe is None and (not weigh or length < _STEADY):
+            probe = np.fft.irfft2(weight / both * mean, size)[..., :rows, :cols] * trust
+        # Steps shrink by a constant factor: the next one's length is known.
+        close = max(_CLOSE, _CLOSE_TO_NOISE / math.sqrt(float(np.trace(steepness))))
+        if probe is not None and length * min(1.0, length / before) < close:
             break
-    probe = np.fft.irfft2(weight / both * mean, size)[..., :rows, :cols] * trust
-    spread = _products(np.fft.rfft2(probe, size), both * 2 * spectra.other)
+        before = length
+    if spectra is None or probe is None:
+        raise NoMatchError(_UNRELIABLE.format("no shift fits better than those next to it"))
+    pattern = np.fft.rfft2(probe, size)
+    spread = _products(pattern, both * 2 * spectra.other, pattern)
     inverse = np.linalg.inv(steepness)
     energy = math.sqrt(float((weight * spectra.first).sum()) * float((weight * spectra.second).sum()))
     offset = float((mask * (second - gain * moved)).sum() / mask.sum())
@@ -565,10 +628,28 @@ def _solve(first: Floats, second: Floats, *, robust: bool) -> tuple[_Fit | None,
         gain=gain,
         offset=offset,
         correlation=float((weight * spectra.shared).sum()) / max(energy, 1e-300),
-        inliers=float((trust > 0.5).sum() / mask.sum()),
+        inliers=float((trust > 0.5).sum() / mask.sum()) if robust else 1.0,
         settled=bool(np.abs(change).max() < _NEAR),
     )
     return fit, shift
+
+
+def _border_trust(residual: Floats) -> Floats:
+    """1 inside; less at the border, by as much as the residual shows that the spline doesn't know what comes after."""
+    rings, counts = _rings(*residual.shape[1:])
+    energy = np.bincount(rings.ravel(), (residual**2).sum(axis=0).ravel()) / counts
+    trust = _FRINGE_SEEN * energy[-1] / np.maximum(energy, 1e-300)
+    trust[trust > 1] = 1
+    trust[-1] = 1
+    return trust[rings]
+
+
+@lru_cache(maxsize=16)
+def _rings(rows: int, cols: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """How far each pixel is from the border, up to where that doesn't matter any more, and how many are so far."""
+    down, across = (np.minimum(np.arange(count), np.arange(count)[::-1]) for count in (rows, cols))
+    rings = np.minimum(np.minimum.outer(down, across), min(_FRINGE, min(rows, cols) // 4))
+    return rings, np.bincount(rings.ravel())
 
 
 def _residual(second: Floats, moved: Floats, gain: float, trust: Floats) -> Floats:
@@ -588,39 +669,60 @@ def _trust(residual: Floats, mask: Floats) -> Floats:
     return 1 / (1 + (energy / (_TOLERANCE * usual + 1e-300)) ** 2)
 
 
-def _definite(whole: Floats, noise: Floats) -> Floats:
-    """`whole` less `noise`, where that leaves a slope in every direction."""
-    matrix = whole - noise
-    if np.isfinite(matrix).all() and np.linalg.eigvalsh(matrix)[0] > _LEAST_SLOPE * np.linalg.eigvalsh(whole)[-1]:
-        return matrix
-    if np.isfinite(whole).all() and np.linalg.eigvalsh(whole)[0] > 0:
+def _definite(shared: Floats, mean: npt.NDArray[np.complex128], weight: Floats) -> Floats:
+    """`shared`, where it is a slope in every direction, or else the energy of the mean gradient."""
+    if np.isfinite(shared).all() and _LEAST_SLOPE < _evenness(shared):
+        return shared
+    whole = _products(mean, weight, mean)
+    if np.isfinite(whole).all() and _evenness(whole) > 0:
         return whole
     raise NoMatchError(_UNRELIABLE.format("what they share shows no structure in some direction"))
 
 
-def _products(fields: npt.NDArray[np.complex128], weight: Floats) -> Floats:
-    """(2, count, h, w) -> (2, 2): inner products over all frequencies."""
-    left = (fields * weight).reshape(2, -1)
-    return np.real(left.conj() @ fields.reshape(2, -1).T)
+def _evenness(matrix: Floats) -> float:
+    """The smaller eigenvalue by the larger, about; negative where one is."""
+    trace = float(np.trace(matrix))
+    return float(np.linalg.det(matrix)) / trace**2 if trace > 0 else -1.0
 
 
-def _spectra(moved: Floats, second: Floats, trust: Floats, size: tuple[int, int]) -> _Spectra:
-    """Smoothed spectra of windows (count, h, w) that lie upon each other."""
-    taper = _taper(second.shape[1], second.shape[2]) * trust
-    energy = (taper**2).sum()
-    parts = []
-    for plane in (moved, second):
-        mean = (plane * taper).sum(axis=(1, 2), keepdims=True) / np.maximum(taper.sum(axis=(1, 2), keepdims=True), 1e-9)
-        parts.append(np.fft.rfft2(taper * (plane - mean), size))
-    one, two = parts
+def _products(left: npt.NDArray[np.complex128], weight: Floats, right: npt.NDArray[np.complex128]) -> Floats:
+    """(n, count, h, w) and (m, count, h, w) -> (n, m): real parts of the inner products over all frequencies."""
+    return _parts(left * weight) @ _parts(right).T
+
+
+def _symmetric(matrix: Floats) -> Floats:
+    return 0.5 * (matrix + matrix.T)
+
+
+def _parts(fields: npt.NDArray[np.complex128]) -> Floats:
+    """Real and imaginary parts in one row each."""
+    return np.ascontiguousarray(fields).reshape(len(fields), -1).view(np.float64)
+
+
+def _tapered(planes: Floats, trust: Floats, size: tuple[int, int]) -> npt.NDArray[np.complex128]:
+    """Transforms of windows (count, h, w), without their means, faded out."""
+    taper = _taper(*planes.shape[1:]) * trust
+    mean = (planes * taper).sum(axis=(1, 2), keepdims=True) / np.maximum(taper.sum(axis=(1, 2), keepdims=True), 1e-9)
+    return np.fft.rfft2(taper * (planes - mean), size)
+
+
+def _spectra(one: npt.NDArray[np.complex128], two: npt.NDArray[np.complex128], trust: Floats) -> _Spectra:
+    """Smoothed spectra of tapered windows (count, h, w // 2 + 1) that lie upon each other."""
+    energy = float(((_taper(*trust.shape[1:]) * trust) ** 2).sum())
     shared, first, last = (
-        field.sum(axis=0) / energy for field in (np.real(np.conj(one) * two), _power(one), _power(two))
+        field.sum(axis=0) / energy for field in (one.real * two.real + one.imag * two.imag, _power(one), _power(two))
     )
-    raw = np.stack([shared, (first + last) / 2 - shared])
-    smooth = np.maximum(np.fft.rfft2(_lag_window(*size) * np.fft.irfft2(raw, size)).real, 0)
-    common, other = smooth
+    size = (shared.shape[0], 2 * (shared.shape[1] - 1))
+    common, other = (np.maximum(_smooth(field, size), 0) for field in (shared, (first + last) / 2 - shared))
     floor = 1e-12 * float((_both_halves(size) * last).sum()) + 1e-300
     return _Spectra(common, np.maximum(other, _PRECISION * common + floor), shared, first, last)
+
+
+def _smooth(spectrum: Floats, size: tuple[int, int]) -> Floats:
+    """Over about `_SMOOTHING` frequencies each way: by way of the few lags of the autocorrelation that count."""
+    down, across, taper = _lags(*size)
+    correlation = np.real(down @ (spectrum * _both_halves(size)) @ across) * taper
+    return np.real(down.conj().T @ correlation @ across.conj().T)
 
 
 def _power(field: npt.NDArray[np.complex128]) -> Floats:
@@ -641,16 +743,17 @@ def _weights(spectra: _Spectra) -> tuple[Floats, Floats]:
     aliased = weight * np.maximum(other - _FLAT * other.min(), 0)
     information = weight * common
     variance *= weight**2
-    best, chosen, left = math.inf, sieve.low[0], np.zeros(2)
-    for low in sieve.low:
-        mistake, pulls = 0.0, []
-        for turn, count in zip(sieve.turns, sieve.counts, strict=True):
-            known = max(float(np.vdot(low, count * information)), 1e-150)
-            pulls.append(float(np.vdot(low, turn * aliased)) / known)
-            mistake += float(np.vdot(low**2, count * variance)) / known**2 + (_PULL * pulls[-1]) ** 2
-        if mistake < best:
-            best, chosen, left = mistake, low, np.array(pulls)
-    return weight * chosen, left
+    fields = np.stack([count * information for count in sieve.counts] + [turn * aliased for turn in sieve.turns])
+    sums = _flat(sieve.low) @ _flat(fields).T
+    spread = _flat(sieve.low_squared) @ _flat(np.stack([count * variance for count in sieve.counts])).T
+    known = np.maximum(sums[:, :2], 1e-150)
+    pulls = sums[:, 2:] / known
+    best = int(np.argmin((spread / known**2 + (_PULL * pulls) ** 2).sum(axis=1)))
+    return weight * sieve.low[best], pulls[best]
+
+
+def _flat(fields: Floats) -> Floats:
+    return fields.reshape(len(fields), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -659,8 +762,9 @@ class _Sieve:
 
     passed: Floats
     """1 up to `_PASS` cycles a pixel along each axis, 0 at Nyquist."""
-    low: tuple[Floats, ...]
+    low: Floats
     """Gaussian low-passes, the widest first."""
+    low_squared: Floats
     turns: tuple[Floats, Floats]
     """Phase a pixel of shift, along rows and columns, times how often the frequency counts."""
     counts: tuple[Floats, Floats]
@@ -673,10 +777,12 @@ def _sieve(rows: int, cols: int) -> _Sieve:
     across: Floats = np.fft.rfftfreq(cols)[None].astype(np.float64)
     both = _both_halves((rows, cols)) * (rows * cols)
     radius = down**2 + across**2
+    low = np.stack([np.exp(-radius / cutoff**2) for cutoff in _CUTOFFS])
     turns = [np.broadcast_to(2 * np.pi * np.abs(along), radius.shape) for along in (down, across)]
     return _Sieve(
         passed=_passed(down) * _passed(across),
-        low=tuple(np.exp(-radius / cutoff**2) for cutoff in _CUTOFFS),
+        low=low,
+        low_squared=low**2,
         turns=(turns[0] * both, turns[1] * both),
         counts=(turns[0] ** 2 * both, turns[1] ** 2 * both),
     )
@@ -692,17 +798,27 @@ def _gradients(planes: Floats) -> Floats:
 
     An odd filter, so that noise doesn't pull.
     """
-    reach = len(_SLOPE)
     _, rows, cols = planes.shape
-    padded = np.pad(planes, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    out = np.zeros((2, *planes.shape))
-    middle = slice(reach, -reach)
-    for step, weight in enumerate(_SLOPE, 1):
-        up, down = slice(reach - step, reach - step + rows), slice(reach + step, reach + step + rows)
-        left, right = slice(reach - step, reach - step + cols), slice(reach + step, reach + step + cols)
-        out[0] += weight * (padded[:, down, middle] - padded[:, up, middle])
-        out[1] += weight * (padded[:, middle, right] - padded[:, middle, left])
+    out = np.empty((2, *planes.shape))
+    np.matmul(_slope_matrix(rows), planes, out=out[0])
+    np.matmul(planes, _slope_matrix(cols).T, out=out[1])
     return out
+
+
+@lru_cache(maxsize=16)
+def _slope_matrix(count: int) -> Floats:
+    """(count, count): samples -> differences, mirrored at the ends."""
+    matrix = np.zeros((count, count))
+    place = np.arange(count)
+    for step, weight in enumerate(_SLOPE, 1):
+        np.add.at(matrix, (place, _mirrored(place + step, count)), weight)
+        np.add.at(matrix, (place, _mirrored(place - step, count)), -weight)
+    return matrix
+
+
+def _mirrored(place: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    inner = np.abs(place)
+    return np.where(inner >= count, 2 * (count - 1) - inner, inner)
 
 
 def _coefficients(planes: Floats) -> Floats:
@@ -713,17 +829,21 @@ def _coefficients(planes: Floats) -> Floats:
 
 def _moved(coefficients: Floats, shift: Floats) -> Floats:
     """The spline's samples at r - shift, for shifts of less than two pixels: (count, h, w)."""
-    for axis in (1, 2):
-        whole = math.floor(-shift[axis - 1])
-        weights = _spline_weights(-shift[axis - 1] - whole)
-        count = coefficients.shape[axis] - 2 * _MARGIN
-        first = _MARGIN + whole - _DEGREE // 2
-        rows = coefficients.swapaxes(1, axis)  # views: the axis in question is the second
-        total = rows[:, first : first + count] * weights[0]
-        for tap, weight in enumerate(weights[1:], first + 1):
-            total += rows[:, tap : tap + count] * weight
-        coefficients = total.swapaxes(1, axis)
-    return coefficients
+    down, across = (
+        _moving_matrix(length - 2 * _MARGIN, -float(along))
+        for length, along in zip(coefficients.shape[1:], shift, strict=True)
+    )
+    return down @ coefficients @ across.T
+
+
+def _moving_matrix(count: int, distance: float) -> Floats:
+    """(count, count + 2 * margin): spline coefficients -> values at a distance from each sample."""
+    whole = math.floor(distance)
+    matrix = np.zeros((count, count + 2 * _MARGIN))
+    first = _MARGIN + whole - _DEGREE // 2
+    for tap, weight in enumerate(_spline_weights(distance - whole), first):
+        matrix.ravel()[tap :: count + 2 * _MARGIN + 1][:count] = weight
+    return matrix
 
 
 @lru_cache(maxsize=1)
@@ -753,9 +873,7 @@ def _spline_matrix(count: int) -> Floats:
     basis = np.zeros((count, count))
     place = np.arange(count)
     for offset, weight in enumerate(samples, -(_DEGREE // 2)):
-        other = np.abs(place + offset)
-        other = np.where(other >= count, 2 * (count - 1) - other, other)
-        np.add.at(basis, (place, other), weight)
+        np.add.at(basis, (place, _mirrored(place + offset, count)), weight)
     return np.linalg.inv(basis).astype(np.float64)
 
 
@@ -766,10 +884,18 @@ def _taper(rows: int, cols: int) -> Floats:
 
 
 @lru_cache(maxsize=16)
-def _lag_window(rows: int, cols: int) -> Floats:
-    """What smooths a spectrum: a Gaussian over the shifts of the autocorrelation."""
-    lags = [np.minimum(np.arange(count), count - np.arange(count)) * (_SMOOTHING / count) for count in (rows, cols)]
-    return np.multiply.outer(np.exp(-0.5 * lags[0] ** 2), np.exp(-0.5 * lags[1] ** 2))
+def _lags(rows: int, cols: int) -> tuple[npt.NDArray[np.complex128], npt.NDArray[np.complex128], Floats]:
+    """Transforms between `rfft2`'s frequencies and short lags, (lags, h) and (w // 2 + 1, lags); a Gaussian over lags.
+
+    Only lags across of 0 and more: those below are their conjugates, and counted with them.
+    """
+    reaches = [min(math.ceil(_LAGS * count / _SMOOTHING), count // 2 - 1) for count in (rows, cols)]
+    lags = [np.arange(-reaches[0], reaches[0] + 1), np.arange(reaches[1] + 1)]
+    down = np.exp(2j * np.pi * np.multiply.outer(lags[0], np.arange(rows) / rows))
+    across = np.exp(2j * np.pi * np.multiply.outer(np.arange(cols // 2 + 1) / cols, lags[1]))
+    shape = [np.exp(-0.5 * (lag * (_SMOOTHING / count)) ** 2) for lag, count in zip(lags, (rows, cols), strict=True)]
+    shape[1][1:] *= 2
+    return down, across, np.multiply.outer(*shape)
 
 
 @lru_cache(maxsize=16)
