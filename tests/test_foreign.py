@@ -291,6 +291,9 @@ def test_own_run_with_other_weights(tmp_path: Path) -> None:
 @pytest.fixture
 def spandrel(monkeypatch: pytest.MonkeyPatch) -> Any:
     """It asks for two functions of torchvision, whose wheel doesn't load beside the CPU build of torch."""
+    if "spandrel" not in sys.modules:  # an import that failed for want of torchvision leaves parts behind
+        for name in [name for name in sys.modules if name.startswith("spandrel.")]:
+            monkeypatch.delitem(sys.modules, name)
     if "torchvision" not in sys.modules:
         for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))

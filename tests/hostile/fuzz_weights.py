@@ -241,12 +241,9 @@ def onnx_files() -> list[Sound]:
     nodes += [helper.make_node("Tile", ["z", "two"], ["t"]), helper.make_node("Range", ["at0", "at9", "at1"], ["r"])]
     nodes += [helper.make_node("Constant", [], ["k"], value_ints=[1, 1]), helper.make_node("Shape", ["a"], ["s"])]
     nodes += [helper.make_node("Concat", ["k", "s"], ["l"], axis=0), helper.make_node("Expand", ["at1", "l"], ["e"])]
-    ends = [helper.make_tensor_value_info("end", TensorProto.FLOAT, None)]
-    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["end"])], "branch", [], ends)
-    yes = numpy_helper.from_array(np.array(True), "yes")
-    nodes += [helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
+    nodes += [helper.make_node("Relu", ["x"], ["y"])]
     ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"])] for name in "xy"]
-    graphs = [(espcn, stored), (nodes, [*stored, *sizes, yes])]
+    graphs = [(espcn, stored), (nodes, [*stored, *sizes])]
     models = [helper.make_model(helper.make_graph(made, "net", *ports, constants)) for made, constants in graphs]
     return [Sound(model.SerializeToString()) for model in models]
 

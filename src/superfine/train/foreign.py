@@ -5,6 +5,7 @@ A file is read by `weights.pickles`, never by torch or spandrel, so that nothing
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -59,7 +60,8 @@ def open_named(arrays: Mapping[str, Array], source: str) -> Network:
     Raises ModelError where neither knows it, or a layer is missing, surplus, of another shape or not finite.
     """
     if arrays and not is_known(arrays) and find_spec("spandrel") is not None:
-        return open_with_spandrel(arrays, source)
+        with suppress(MissingExtraError):  # it is here, but what it wants itself isn't
+            return open_with_spandrel(arrays, source)
     architecture = read_architecture(arrays, source)
     network = to_network(architecture)
     return replace(network, reference=_by_layers(architecture), witness=_witness())
