@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from superfine.engine import NetworkEngine, open_engine
 from superfine.errors import MissingExtraError, ModelError
+from superfine.models import Card, Model
 from superfine.weights import architectures
 from superfine.weights.architectures import is_known, open_arrays, open_safetensors
 from superfine.weights.network import Network
@@ -346,6 +348,11 @@ def by_onnx(network: Network, pixels: Any) -> Any:
     return np.moveaxis(result[0], 0, 2)
 
 
+def openvino(name: str, network: Network) -> NetworkEngine:
+    card = Card(name=name, scale=network.scale, halo=network.halo, multiple_of=network.multiple_of)
+    return open_engine(Model(card, network.content, "a.onnx"), "openvino", "fp32")
+
+
 def refused(arrays: dict[str, Any], *words: str) -> str:
     with pytest.raises(ModelError) as caught:
         open_arrays(arrays, "a.pth")
@@ -374,6 +381,22 @@ def test_graph_and_reference_equal_torch(name: str) -> None:
     np.testing.assert_allclose(by_onnx(network, pixels), wanted, rtol=0, atol=1e-4)
     # Weights of batch norms are folded in float32, which is all that differs.
     np.testing.assert_allclose(network.reference(pixels), wanted, rtol=0, atol=1e-5)
+
+
+@CASES
+def test_graph_equals_torch_in_openvino(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It rewrites a graph in its own way: for any shape, then for one that keeps coming, and apart for 8 bits."""
+    monkeypatch.setattr("superfine.engine._WORTH_A_GRAPH", 2)
+    net, network = opened(name)
+    engine = openvino(name, network)
+    pixels = picture(12, 20)
+    wanted = by_torch(net, pixels)
+    for _ in range(2):
+        np.testing.assert_allclose(engine(pixels[None].astype(np.float32)), wanted, rtol=0, atol=1e-4)
+    levels = np.rint(255 * pixels).astype(np.uint8)
+    wanted = 255 * by_torch(net, levels / 255)
+    for _ in range(2):
+        np.testing.assert_allclose(engine(levels[None]), wanted, rtol=0, atol=0.52)
 
 
 @CASES

@@ -59,6 +59,7 @@ __all__ = [
     "compare",
     "convert",
     "evaluate_path",
+    "fuse_frames",
     "inspect",
     "list_models",
     "load_model",
@@ -79,11 +80,13 @@ _LATER = {
     "convert": "superfine.conversion",
     "evaluate_path": "superfine.evaluate.benchmark",
     "Registration": "superfine.classical.register",
+    "fuse_frames": "superfine.burst",
     "inspect": "superfine.inspection",
     "register": "superfine.classical.register",
     "shift_image": "superfine.classical.shift",
 }
 if TYPE_CHECKING:
+    from superfine.burst import fuse_frames
     from superfine.classical.register import Registration, register
     from superfine.classical.shift import shift_image
     from superfine.conversion import Conversion, convert

@@ -9,8 +9,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_convert, cli_judge, cli_register, cli_shift, cli_train
+from superfine import cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train
 from superfine.errors import SuperfineError, UsageError
+from superfine.terminal import one_line
 
 __all__ = ["app", "main"]
 
@@ -71,6 +72,11 @@ app.command(
     "register",
     epilog="Examples:  superfine register a.png b.png   |   superfine register a.png b.png --model affine --json",
 )(cli_register.register)
+app.command(
+    "burst",
+    epilog="Examples:  superfine burst shots/*.jpg -o fine.png   |"
+    "   superfine burst a.png b.png c.png -o fine.png --scale 3",
+)(cli_burst.burst)
 app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
     cli_judge.inspect
 )
@@ -182,30 +188,33 @@ def upscale(
     max_megapixels: Annotated[
         float, typer.Option(help="Refuse sources with more pixels than this many millions.")
     ] = 1000,
+    foreign_colour: cli_convert.ForeignColour = None,
+    foreign_range: cli_convert.ForeignRange = None,
     as_json: Json = False,
 ) -> None:
     """Enlarge pictures and folders of pictures."""
     from superfine.route import Job
     from superfine.upscale import upscale_path
 
-    job = Job(
-        scale=scale,
-        size=None if size is None else _size(size),
-        model=cli_convert.as_model(model),
-        sharpness=sharpness,
-        engine=engine,
-        precision=precision,  # type: ignore[arg-type]
-        memory_gb=memory,
-        file_format=file_format,
-        quality=quality,
-        white=white,
-        max_megapixels=max_megapixels,
-    )
     from superfine.progress import JsonLines, Terminal
 
     listener = JsonLines() if as_json else Terminal()
+    used = cli_convert.as_model(model, colour=foreign_colour, span=foreign_range)
     try:
-        with listener:
+        with cli_convert.speaking_of(model, used), listener:
+            job = Job(
+                scale=scale,
+                size=None if size is None else _size(size),
+                model=used,
+                sharpness=sharpness,
+                engine=engine,
+                precision=precision,  # type: ignore[arg-type]
+                memory_gb=memory,
+                file_format=file_format,
+                quality=quality,
+                white=white,
+                max_megapixels=max_megapixels,
+            )
             report = upscale_path(
                 sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
             )
@@ -246,14 +255,18 @@ def show(
     """Show the whole card of a network."""
     from superfine.models import find_model
 
-    for model in find_model(cli_convert.as_model(name)):
+    try:
+        used = cli_convert.as_model(name)
+    except UsageError as error:
+        raise UsageError(f"{error}, to superfine convert; what it makes can be shown") from error
+    for model in find_model(used):
         facts = {**asdict(model.card), "sha256": model.sha256, "bytes": len(model.content)}
         if as_json:
             typer.echo(json.dumps(facts, ensure_ascii=False))
             continue
         for key, value in facts.items():
             shown = ", ".join(f"{test} {dB:.2f} dB" for test, dB in value.items()) if isinstance(value, dict) else value
-            typer.echo(f"{key.replace('_', ' '):<17}{shown}")
+            typer.echo(f"{key.replace('_', ' '):<17}{one_line(str(shown))}")
         typer.echo("")
 
 
@@ -312,5 +325,5 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    typer.echo(f"superfine: {message}", err=True)
+    typer.echo(f"superfine: {one_line(message)}", err=True)
     sys.exit(status)

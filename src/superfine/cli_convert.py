@@ -2,17 +2,26 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from superfine.errors import OutputError, UsageError
+from superfine.errors import OutputError, SuperfineError, UsageError
 from superfine.terminal import one_line
 
-__all__ = ["as_model", "convert"]
+__all__ = ["ForeignColour", "ForeignRange", "as_model", "convert", "speaking_of"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
+ForeignColour = Annotated[
+    str | None,
+    typer.Option(help="What an .onnx file without a card wants: rgb, bgr or y; found by a test else."),
+]
+ForeignRange = Annotated[
+    str | None, typer.Option(help="And its range of values: 0..1, 0..255 or -1..1; found by a test else.")
+]
 
 
 def convert(
@@ -29,13 +38,8 @@ def convert(
         str,
         typer.Option(metavar="TEXT", help="Of the weights, as you know it; stands on the card.", show_default=False),
     ] = "",
-    foreign_colour: Annotated[
-        str | None,
-        typer.Option(help="What an .onnx file of another maker wants: rgb, bgr or y; found by a test else."),
-    ] = None,
-    foreign_range: Annotated[
-        str | None, typer.Option(help="And its range of values: 0..1, 0..255 or -1..1; found by a test else.")
-    ] = None,
+    foreign_colour: ForeignColour = None,
+    foreign_range: ForeignRange = None,
     node: Annotated[
         str, typer.Option(metavar="NAME", help="The end to take, of a .pb file that has several.", show_default=False)
     ] = "",
@@ -43,22 +47,19 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Make an .onnx file with a card of weights from another framework, and hold it against a second computation."""
-    from superfine.conversion import convert as convert_weights
-
     _check_output(weights, output, overwrite=overwrite)
-    try:
+    with _stoppable():
+        from superfine.conversion import convert as convert_weights
+
         made = convert_weights(
             weights,
-            name=output.stem,
+            name=one_line(output.stem),
             licence=licence,
             colour=foreign_colour,  # type: ignore[arg-type]
             span=foreign_range,  # type: ignore[arg-type]
             output=node,
             say=_say,
         )
-    except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written", err=True)
-        raise typer.Exit(130) from None
     made.save(output, overwrite=overwrite)
     if as_json:
         typer.echo(json.dumps({**made.facts(), "output": str(output)}, ensure_ascii=False))
@@ -70,18 +71,38 @@ def convert(
         typer.echo("note: the card says no licence; ask who published the weights, and say it with --licence", err=True)
 
 
-def as_model(name: str) -> str:
-    """A model's name as the other verbs take it: weights of other frameworks are converted first, into the cache."""
-    from superfine.conversion import converted, is_foreign
+def as_model(name: str, *, colour: str | None = None, span: str | None = None) -> str:
+    """A model's name as the other verbs take it: weights of other frameworks are converted first, into the cache.
 
-    if not is_foreign(name):
-        return name
+    colour, span: what the user says of an .onnx file without a card.
+    """
+    with _stoppable():
+        from superfine.conversion import converted, is_foreign
+
+        if is_foreign(name):
+            return str(converted(name, colour=colour, span=span, say=_say))  # type: ignore[arg-type]
+    if colour or span:
+        raise UsageError(f"{name}: --foreign-colour and --foreign-range are for .onnx files without a card")
+    return name
+
+
+@contextmanager
+def speaking_of(given: str, used: str) -> Iterator[None]:
+    """Errors name the file that was given, not the one of the cache that is used for it."""
     try:
-        return str(converted(name, say=_say))
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; for superfine convert {name} -o model.onnx, whose result can be used here"
-        ) from error
+        yield
+    except SuperfineError as error:
+        error.args = (str(error).replace(used, given),)
+        raise
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
+        raise typer.Exit(130) from None
 
 
 def _check_output(weights: Path, output: Path, *, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from superfine.cli_convert import as_model
+from superfine.cli_convert import ForeignColour, ForeignRange, as_model, speaking_of
 from superfine.errors import OutputError, UsageError
 from superfine.evaluate.listener import Listener
 from superfine.terminal import one_line
@@ -26,13 +27,6 @@ __all__ = ["compare", "evaluate", "inspect"]
 _STATES = ("best.pt", "healthy.pt", "last.pt")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
-ForeignColour = Annotated[
-    str | None,
-    typer.Option(help="What an .onnx file without a card wants: rgb, bgr or y; found by a test else."),
-]
-ForeignRange = Annotated[
-    str | None, typer.Option(help="And its range of values: 0..1, 0..255 or -1..1; found by a test else.")
-]
 EngineName = Annotated[str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, ...")]
 PrecisionName = Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")]
 Scale = Annotated[int, typer.Option(help="Times each side; 1 judges restoring without enlarging.")]

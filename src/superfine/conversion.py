@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ from superfine.engine import NetworkEngine, cpu_features, open_engine, silent_op
 from superfine.errors import EngineError, MissingExtraError, ModelError, OutputError, UsageError
 from superfine.halo import Halo, measured_halo
 from superfine.models import Card, Model, has_card, read_file, read_model, with_card
+from superfine.terminal import one_line
 from superfine.weights.network import Network
 
 if TYPE_CHECKING:
@@ -148,7 +150,10 @@ def is_foreign(name: str) -> bool:
     """Whether a model's name is a file of weights that has to be converted. Raises ModelError as `has_card`."""
     if not name.lower().endswith(ENDINGS):
         return False
-    return not name.lower().endswith(".onnx") or not has_card(Path(name))
+    if not name.lower().endswith(".onnx"):
+        return True
+    _check_regular(Path(name))
+    return not has_card(Path(name))
 
 
 def open_weights(
@@ -165,7 +170,7 @@ def open_weights(
     MissingExtraError where the kind needs an extra, UsageError where something has to be said.
     """
     path = Path(path)
-    return _opened(read_file(path), path, colour, span, output)
+    return _opened(_read(path), path, colour, span, output)
 
 
 def convert(
@@ -186,10 +191,11 @@ def convert(
     The result is run in fp32 on three made pictures and held against a second computation: the source's framework
     where it is there, else a reference in NumPy. The halo is measured as `halo.measured_halo` says.
     Raises as `open_weights`; ModelError where the two differ by more than 0.05 of an 8-bit level (one level where both
-    give whole levels), EngineError where the network gives NaN or infinity.
+    give whole levels) and what the original's output type rounds to, EngineError where the network gives NaN or
+    infinity.
     """
     path = Path(path)
-    return _converted(read_file(path), path, name, licence, (colour, span, output), say)
+    return _converted(_read(path), path, name, licence, (colour, span, output), say)
 
 
 def converted(
@@ -203,10 +209,10 @@ def converted(
     """The ONNX file with a card for a file of weights, made by `convert` once and kept in `cache_folder`.
 
     It is found again by the file's content, what was said of it and superfine's version; a damaged one is made anew.
-    Raises as `convert`, and OutputError where nothing can be kept there.
+    Raises as `convert`, and OutputError, before the work, where nothing can be kept there.
     """
     path = Path(path)
-    content = read_file(path)
+    content = _read(path)
     stated = [version("superfine"), path.name, colour, span, output]
     key = hashlib.sha256(hashlib.sha256(content).digest() + json.dumps(stated).encode()).hexdigest()[:32]
     folder = cache_folder()
@@ -216,16 +222,13 @@ def converted(
         with suppress(OSError):
             kept.unlink()
     say(f"{path.name}: converted once, for this and later runs")
+    with _keeping(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # rights say little: root has all, a disk may be read-only
     made = _converted(content, path, None, "", (colour, span, output), say)
     kept = folder / f"{key}-{made.model.sha256}.onnx"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(kept) as part:
-            part.write_bytes(made.model.content)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: converted networks can't be kept there: {error.strerror}; name another in SUPERFINE_CACHE"
-        ) from error
+    with _keeping(folder), written_whole(kept) as part:
+        part.write_bytes(made.model.content)
     return kept
 
 
@@ -240,6 +243,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "superfine"
 
 
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: converted networks can't be kept there: {error.strerror}; name another in SUPERFINE_CACHE"
+        ) from error
+
+
 def _is_sound(kept: Path) -> bool:
     """Whether a file of the cache is what was once written there."""
     try:
@@ -250,6 +263,17 @@ def _is_sound(kept: Path) -> bool:
 
 
 # ---- opening
+
+
+def _read(path: Path) -> bytes:
+    _check_regular(path)
+    return read_file(path)
+
+
+def _check_regular(path: Path) -> None:
+    """Raise ModelError where reading would wait for another program, or never end."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path}: is no regular file; give one with weights")
 
 
 def _ending(path: Path) -> str:
@@ -267,7 +291,7 @@ def _opened(content: bytes, path: Path, colour: "Colour | None", span: "ValueRan
             f"{path}: colour and range are found in it; --foreign-colour and --foreign-range are for .onnx"
         )
     if ending != ".pb" and output:
-        raise UsageError(f"{path}: --node names the end of a .pb file; leave it out")
+        raise UsageError(f"{path}: has one end; --node is for .pb files that have several")
     if find_spec("onnx") is None:
         raise MissingExtraError(f"{path}: converting weights", "convert")
     if ending in _TORCH:
@@ -328,8 +352,8 @@ def _converted(
         parameters=network.parameters,
         fp32_end=network.fp32_end,
         needs_fp32=True,
-        licence=f"as stated by who converted it: {licence}" if licence else "not stated",
-        source=f"{path.name}, sha256 {hashlib.sha256(content).hexdigest()}",
+        licence=f"as stated by who converted it: {one_line(licence)}" if licence else "not stated",
+        source=f"{one_line(path.name)}, sha256 {hashlib.sha256(content).hexdigest()}",
     )
     if not (card.name and card.name.isprintable()):
         raise UsageError(f"{path}: {card.name!r} can't be printed, and networks are called by it; give it another name")
@@ -341,7 +365,8 @@ def _converted(
         parity = _parity(network, engine, pictures, str(path))
         halo = _halo(network, engine, card, lambda text: say(f"{path.name}: {text}"))
     except EngineError as error:
-        raise EngineError(f"{path}: {error}") from error
+        reason = str(error).removeprefix(f"{card.name}: ").removesuffix("; the picture was not written")
+        raise EngineError(f"{path}: {reason}; it isn't converted: get the weights again") from error
     card = replace(
         card,
         halo=halo.radius,
@@ -353,7 +378,7 @@ def _converted(
 
 
 def _name(path: Path) -> str:
-    return path.name[: -len(_ending(path))]
+    return one_line(path.name[: -len(_ending(path))])
 
 
 def _fixed_sides(content: bytes, source: str) -> tuple[int, int]:
@@ -411,12 +436,16 @@ def _parity(network: Network, engine: NetworkEngine, pictures: Pictures, source:
     ]
     largest = max(float(each.max()) for each in differences)
     mean = float(np.mean([each.mean() for each in differences]))
-    tolerance = _TOLERANCE_OF_LEVELS if _whole_levels(engine, pictures) else _TOLERANCE
+    in_mean = _TOLERANCE + network.rounding
+    tolerance = _TOLERANCE_OF_LEVELS if _whole_levels(engine, pictures) else in_mean
     parity = Parity(largest, mean, tolerance, network.witness, tuple(pictures))
     # Half a thousandth is what sums in fp32 may add to a whole level.
-    if not (largest <= tolerance + 5e-4 and mean <= _TOLERANCE):
-        most = f"more than {tolerance:g}, or {_TOLERANCE:g} in the mean"
-        raise ModelError(f"{source}: the converted network {parity}; {most}, is refused")
+    if not (largest <= tolerance + 5e-4 and mean <= in_mean):
+        most = f"more than {tolerance:g}, or {in_mean:g} in the mean"
+        raise ModelError(
+            f"{source}: the converted network {parity}; {most}, is refused: get the weights again, or export them in"
+            " fp32 as .onnx"
+        )
     return parity
 
 

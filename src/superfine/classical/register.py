@@ -36,6 +36,7 @@ __all__ = ["Registration", "box_mean", "check_pair", "luma", "register", "whole_
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float64]
+Spectrum = npt.NDArray[np.complex128]
 Pair = tuple[float, float]
 Float = TypeVar("Float", np.float32, np.float64)
 
@@ -45,40 +46,38 @@ _SMALLEST: Final = 16
 _REACH: Final = 0.25
 # Windows: their largest side, how many a side, and the side of what the search for the start looks at.
 _WINDOW, _WINDOWS, _GLANCE = 256, 3, 320
-# Where the best start leads nowhere, so many more are tried, more than so far from each other.
+# Where the best start leads nowhere others are tried: how many in all, and how far from each other at least.
 _PEAKS, _APART = 4, 2
 # The search takes slow shading away by a box of this radius.
 _SHADING: Final = 8
 _DEGREE: Final = 9
 _MARGIN: Final = _DEGREE // 2 + 3
-# Pixels at a window's edge where the spline doesn't know what comes after.
-_EDGE: Final = 4
-# Up to here from the border it is looked at what the spline doesn't know; an excess under this is chance.
-_FRINGE, _FRINGE_SEEN = 20, 1.25
+# Pixels at a window's edge where the spline doesn't know what comes after; where that may show, in pixels from the edge,
+# and the excess of energy there that may be chance.
+_EDGE, _FRINGE, _CHANCE = 4, 20, 1.5
 # Central differences of eighth order.
 _SLOPE: Final = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
-# Spectra are smoothed by about this many frequencies each way: less, and the weights would learn the noise.
-_SMOOTHING: Final = 48
+# Spectra are smoothed by a window over lags, Gaussian in units of the size over this, cut off at so many of its widths:
+# with a wider one the weights would learn the noise.
+_SMOOTHING, _LAGS = 48, 5.0
 # No frequency is believed beyond this: what is not shared, in shares of what is.
 _PRECISION: Final = 1e-8
-# Lags are counted up to so many times the Gaussian's width.
-_LAGS: Final = 5.0
 _PASS: Final = 0.3
 _CUTOFFS: Final = (9.0, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05)
 # What rises over this many times the lowest level of noise counts as a pull the same way everywhere: so many times it
 # where frequencies are chosen, which aliasing has to lose, and so much of it in the standard error.
 _FLAT, _PULL, _PULL_SEEN = 2.0, 4.0, 0.5
-# Steps from one place, the last that may change weights, and places to begin from; a step's greatest length, when
-# weights are final and when all is.
+# Steps from one place, the last that may change weights, and places to begin from.
 _TURNS, _LAST_WEIGHTS, _STARTS = 14, 6, 5
-_STRIDE, _NEAR, _CLOSE = 0.7, 0.02, 2e-6
-_CLOSE_TO_NOISE = 0.01
-_LITTLE, _STEADY = 0.01, 1e-3
-# The low-pass of the first step, before anything is known.
+# A step's greatest length in pixels, and its length when weights stand, when gradients do, and when all is done.
+_STRIDE, _NEAR, _STEADY, _CLOSE = 0.7, 0.02, 1e-3, 2e-6
+# Weights stand where a step takes this share of the residual; all is done at this share of the standard error.
+_LITTLE, _CLOSE_TO_NOISE = 0.01, 0.01
+# Which of `_CUTOFFS` the first step takes.
 _FIRST_LOW: Final = 4
 # Windows are laid upon each other anew where the rest is more than this at the end, or on the way.
 _ASIDE, _ASTRAY = 0.6, 1.3
-# The robust option: radius of "nearby", and how many times the usual energy halves a pixel's weight.
+# The radius of "nearby"; the robust option: how many times the usual energy halves a pixel's weight.
 _NEARBY, _TOLERANCE = 2, 4.0
 # Affine: least sides, windows a side, how many have to fit, rounds, when done (pixels at the border), the error of a
 # window that isn't noise, and how far from the identity the linear part may be.
@@ -87,8 +86,8 @@ _AFFINE_TURNS, _AFFINE_CLOSE, _WINDOW_ERROR, _MOST_AFFINE = 6, 1e-3, 1e-4, 0.2
 # After so many samples the spline has forgotten a border.
 _SPLINE_FADES: Final = 16
 _LEAST_SLOPE: Final = 1e-6
-# What is found from another than the best start has to fit so much better.
-_LEAST_CORRELATION, _CERTAIN, _LARGEST_ERROR = 0.45, 0.9, 0.2
+# What is found from another than the best start has to fit better.
+_LEAST_CORRELATION, _LARGEST_ERROR, _CERTAIN, _SMALL_ERROR = 0.45, 0.2, 0.9, 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +166,7 @@ def register(
         with suppress(NoMatchError):
             others.append(_register_from(start, first, second, robust=robust))
     best = max(others, key=lambda found: found.correlation, default=None)
-    if best is None or best.correlation < _CERTAIN:
+    if best is None or best.correlation < _CERTAIN or max(best.error) > _SMALL_ERROR:
         raise refusal
     return best
 
@@ -551,105 +550,183 @@ def _sampled(plane: Floats, places: Floats) -> Floats:
 # ------------------------------------------------------------------------------------------- sub-pixel step
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Windows (count, h, w) that lie nearly upon each other, and what is known of them beforehand."""
+
+    coefficients: Floats
+    """The spline's, of the first."""
+    second: Floats
+    slope: Floats
+    """The gradients of the second."""
+    mask: Floats
+    """1 but for the border."""
+    size: tuple[int, int]
+    """Of the Fourier transforms."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighing:
+    """How much each pixel and each frequency counts, and what was found out on the way."""
+
+    trust: Floats
+    slope: Spectrum
+    """The transform of the second's gradients by `trust`."""
+    whole: Spectrum
+    """The transform of the second, tapered, by `trust`."""
+    spectra: _Spectra | None
+    weight: Floats
+    """By `_both_halves`."""
+    pull: Floats
+    gain: float
+    inliers: float
+
+
 def _solve(first: Floats, second: Floats, *, robust: bool) -> tuple[_Fit | None, Floats]:
     """The sub-pixel shift between windows (count, h, w) that lie nearly upon each other.
 
     Without a fit the shift is where to lay them upon each other next.
     """
-    _, rows, cols = first.shape
-    inside = np.s_[:, _EDGE : rows - _EDGE, _EDGE : cols - _EDGE]
-    size = (_fast(rows), _fast(cols))
-    both = _both_halves(size)
-    coefficients = _coefficients(first)
-    steep = _gradients(second)
-    mask = np.zeros_like(first)
-    mask[inside] = 1
-    trust = mask
-    slope, whole = np.fft.rfft2(steep * trust, size), _tapered(second, trust, size)
-    shift, change, before = np.zeros(2), np.full(2, np.inf), math.inf
-    gain = float(second[inside].std() / max(float(first[inside].std()), 1e-300))
-    weight, pull, spectra = both * _sieve(*size).low[_FIRST_LOW], np.zeros(2), None
-    probe = None
-    stand = False
+    pair, weighing = _begun(first, second)
+    shift, before = np.zeros(2), math.inf
+    probe, stands = None, False
     for turn in range(_TURNS):
-        moved = _moved(coefficients, shift)
-        if probe is not None:
-            score = (probe * _residual(second, moved, gain, trust)).sum(axis=(1, 2, 3))
-        else:
-            weigh = turn > 0 and not stand
-            if weigh:
-                fresh = mask * _border_trust(_residual(second, moved, gain, mask))
-                if robust:
-                    fresh = fresh * _trust(_residual(second, moved, gain, fresh), mask)
-                if not np.array_equal(fresh, trust):
-                    trust = fresh
-                    slope, whole = np.fft.rfft2(steep * trust, size), _tapered(second, trust, size)
-                spectra = _spectra(gain * _tapered(moved, trust, size), whole, trust)
-                weight, pull = _weights(spectra)
-                weight *= both
-                gain *= math.sqrt((weight * spectra.second).sum() / max(float((weight * spectra.first).sum()), 1e-300))
-            fields = np.concatenate([gain * _gradients(moved), _residual(second, moved, gain, trust)[None]])
-            fields *= trust
-            spectrum = np.fft.rfft2(fields, size)
-            moving, residual = spectrum[:2], spectrum[2:]
+        moved = _moved(pair.coefficients, shift)
+        weigh = turn > 0 and not stands
+        if weigh:
+            weighing = _weighed(pair, moved, weighing, robust=robust)
+        residual = _residual(pair.second, moved, weighing.gain, weighing.trust)
+        if probe is None:
+            moving, rest = _transformed(pair, moved, residual, weighing)
             # The gradient of the mean of both, which noise can't pull: (2, count, h, w // 2 + 1).
-            mean = 0.5 * (slope + moving)
+            mean = 0.5 * (weighing.slope + moving)
             if weigh or turn == 0:
-                # The energy of what both share: noise is in one of the two only.
-                steepness = _definite(_symmetric(_products(slope, weight, moving)), mean, weight)
-            score = _products(mean, weight, residual)[:, 0]
+                steepness = _steepness(weighing, moving, mean)
+            score = _products(mean, weighing.weight, rest)[:, 0]
+        else:
+            score = (probe * residual).sum(axis=(1, 2, 3))
         change = -np.linalg.solve(steepness, score)
         change *= min(1.0, _STRIDE / max(float(np.hypot(*change)), 1e-300))
         shift = shift + change
-        length = float(np.abs(change).max())
         if np.abs(shift).max() > _ASTRAY:
             return None, shift
+        length = float(np.abs(change).max())
         if weigh:
-            # Weights stand where what the step takes from the residual is little of it.
-            left = float(_products(residual, weight, residual)[0, 0])
-            stand = -float(score @ change) < _LITTLE * left and length < _NEAR or turn == _LAST_WEIGHTS
-        if stand and probe is None and (not weigh or length < _STEADY):
-            probe = np.fft.irfft2(weight / both * mean, size)[..., :rows, :cols] * trust
-        # Steps shrink by a constant factor: the next one's length is known.
+            # Of the residual at which the weights were measured the step takes little away.
+            energy = float(_products(rest, weighing.weight, rest)[0, 0])
+            stands = (-float(score @ change) < _LITTLE * energy and length < _NEAR) or turn == _LAST_WEIGHTS
+        if probe is None and stands and (not weigh or length < _STEADY):
+            probe = _probe(pair, weighing, mean)
+        # Steps shrink by a constant factor, which says how long the next one would be.
         close = max(_CLOSE, _CLOSE_TO_NOISE / math.sqrt(float(np.trace(steepness))))
         if probe is not None and length * min(1.0, length / before) < close:
             break
         before = length
-    if spectra is None or probe is None:
+    if probe is None:
         raise NoMatchError(_UNRELIABLE.format("no shift fits better than those next to it"))
-    pattern = np.fft.rfft2(probe, size)
-    spread = _products(pattern, both * 2 * spectra.other, pattern)
-    inverse = np.linalg.inv(steepness)
-    energy = math.sqrt(float((weight * spectra.first).sum()) * float((weight * spectra.second).sum()))
-    offset = float((mask * (second - gain * moved)).sum() / mask.sum())
-    fit = _Fit(
-        covariance=inverse @ spread @ inverse + np.diag((_PULL_SEEN * pull) ** 2),
-        noise=math.sqrt(max((both * spectra.other).sum(), 0)),
-        gain=gain,
-        offset=offset,
-        correlation=float((weight * spectra.shared).sum()) / max(energy, 1e-300),
-        inliers=float((trust > 0.5).sum() / mask.sum()) if robust else 1.0,
-        settled=bool(np.abs(change).max() < _NEAR),
+    return _fitted(pair, weighing, moved, probe, steepness, settled=length < _NEAR), shift
+
+
+def _begun(first: Floats, second: Floats) -> tuple[_Pair, _Weighing]:
+    """Before anything is known all pixels count alike, and low frequencies alone."""
+    _, rows, cols = first.shape
+    size = (_fast(rows), _fast(cols))
+    inside = np.s_[:, _EDGE : rows - _EDGE, _EDGE : cols - _EDGE]
+    mask = np.zeros_like(first)
+    mask[inside] = 1
+    pair = _Pair(_coefficients(first), second, _gradients(second), mask, size)
+    weighing = _Weighing(
+        trust=mask,
+        slope=np.fft.rfft2(pair.slope * mask, size),
+        whole=_tapered(second, mask, size),
+        spectra=None,
+        weight=_both_halves(size) * _sieve(*size).low[_FIRST_LOW],
+        pull=np.zeros(2),
+        gain=float(second[inside].std() / max(float(first[inside].std()), 1e-300)),
+        inliers=1.0,
     )
-    return fit, shift
+    return pair, weighing
+
+
+def _weighed(pair: _Pair, moved: Floats, last: _Weighing, *, robust: bool) -> _Weighing:
+    residual = _residual(pair.second, moved, last.gain, pair.mask)
+    trust, inliers = pair.mask * _border_trust(residual), 1.0
+    if robust:
+        alike = _trust(residual, pair.mask)
+        trust, inliers = trust * alike, float((pair.mask * alike > 0.5).sum() / pair.mask.sum())
+    slope, whole = last.slope, last.whole
+    if not np.array_equal(trust, last.trust):
+        slope, whole = np.fft.rfft2(pair.slope * trust, pair.size), _tapered(pair.second, trust, pair.size)
+    spectra = _spectra(last.gain * _tapered(moved, trust, pair.size), whole, trust)
+    weight, pull = _weights(spectra)
+    weight *= _both_halves(pair.size)
+    energies = [float((weight * spectrum).sum()) for spectrum in (spectra.first, spectra.second)]
+    return _Weighing(
+        trust=trust,
+        slope=slope,
+        whole=whole,
+        spectra=spectra,
+        weight=weight,
+        pull=pull,
+        gain=last.gain * math.sqrt(energies[1] / max(energies[0], 1e-300)),
+        inliers=inliers,
+    )
+
+
+def _transformed(pair: _Pair, moved: Floats, residual: Floats, weighing: _Weighing) -> tuple[Spectrum, Spectrum]:
+    """Transforms of the first's gradients (2, count, h, w // 2 + 1) and of the residual (1, ...), by trust."""
+    fields = np.concatenate([weighing.gain * _gradients(moved), residual[None]])
+    fields *= weighing.trust
+    spectrum = np.fft.rfft2(fields, pair.size)
+    return spectrum[:2], spectrum[2:]
+
+
+def _probe(pair: _Pair, weighing: _Weighing, mean: Spectrum) -> Floats:
+    """(2, count, h, w): what the residual is multiplied with, pixel by pixel, once the weights are final."""
+    _, rows, cols = pair.second.shape
+    fields = np.fft.irfft2(weighing.weight / _both_halves(pair.size) * mean, pair.size)
+    probe: Floats = fields[..., :rows, :cols] * weighing.trust
+    return probe
+
+
+def _fitted(
+    pair: _Pair, weighing: _Weighing, moved: Floats, probe: Floats, steepness: Floats, *, settled: bool
+) -> _Fit:
+    spectra, weight, both = weighing.spectra, weighing.weight, _both_halves(pair.size)
+    if spectra is None:
+        raise NoMatchError(_UNRELIABLE.format("no shift fits better than those next to it"))
+    inverse = np.linalg.inv(steepness)
+    pattern = np.fft.rfft2(probe, pair.size)
+    spread = _products(pattern, both * 2 * spectra.other, pattern)
+    energy = math.sqrt(float((weight * spectra.first).sum()) * float((weight * spectra.second).sum()))
+    return _Fit(
+        covariance=inverse @ spread @ inverse + np.diag((_PULL_SEEN * weighing.pull) ** 2),
+        noise=math.sqrt(max(float((both * spectra.other).sum()), 0.0)),
+        gain=weighing.gain,
+        offset=float((pair.mask * (pair.second - weighing.gain * moved)).sum() / pair.mask.sum()),
+        correlation=float((weight * spectra.shared).sum()) / max(energy, 1e-300),
+        inliers=weighing.inliers,
+        settled=settled,
+    )
 
 
 def _border_trust(residual: Floats) -> Floats:
-    """1 inside; less at the border, by as much as the residual shows that the spline doesn't know what comes after."""
-    rings, counts = _rings(*residual.shape[1:])
-    energy = np.bincount(rings.ravel(), (residual**2).sum(axis=0).ravel()) / counts
-    trust = _FRINGE_SEEN * energy[-1] / np.maximum(energy, 1e-300)
-    trust[trust > 1] = 1
-    trust[-1] = 1
-    return trust[rings]
+    """(h, w): 1 inside; less near the border where the residual has more energy than inside."""
+    energy = (residual**2).sum(axis=0)
+    rows, cols = energy.shape
+    fringe = min(_FRINGE, min(rows, cols) // 4)
+    inside = np.s_[fringe : rows - fringe, fringe : cols - fringe]
+    usual = float(energy[inside].mean())
+    trust: Floats = np.minimum(1, (_CHANCE * usual + 1e-300) / (_nearby(energy) + 1e-300))
+    trust[inside] = 1
+    return trust
 
 
-@lru_cache(maxsize=16)
-def _rings(rows: int, cols: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """How far each pixel is from the border, up to where that doesn't matter any more, and how many are so far."""
-    down, across = (np.minimum(np.arange(count), np.arange(count)[::-1]) for count in (rows, cols))
-    rings = np.minimum(np.minimum.outer(down, across), min(_FRINGE, min(rows, cols) // 4))
-    return rings, np.bincount(rings.ravel())
+def _nearby(energy: Floats) -> Floats:
+    """Means over the pixels nearby, along the last two axes."""
+    for axis in (-2, -1):
+        energy = box_mean(energy, axis, before=_NEARBY, after=_NEARBY)
+    return energy
 
 
 def _residual(second: Floats, moved: Floats, gain: float, trust: Floats) -> Floats:
@@ -662,18 +739,21 @@ def _residual(second: Floats, moved: Floats, gain: float, trust: Floats) -> Floa
 
 def _trust(residual: Floats, mask: Floats) -> Floats:
     """0..1 a pixel: Geman and McClure's weights of the residual's energy nearby, doi:10.1007/BF02187686."""
-    energy = residual**2
-    for axis in (1, 2):
-        energy = box_mean(energy, axis, before=_NEARBY, after=_NEARBY)
+    energy = _nearby(residual**2)
     usual = float(np.median(energy[mask > 0]))
     return 1 / (1 + (energy / (_TOLERANCE * usual + 1e-300)) ** 2)
 
 
-def _definite(shared: Floats, mean: npt.NDArray[np.complex128], weight: Floats) -> Floats:
-    """`shared`, where it is a slope in every direction, or else the energy of the mean gradient."""
-    if np.isfinite(shared).all() and _LEAST_SLOPE < _evenness(shared):
+def _steepness(weighing: _Weighing, moving: Spectrum, mean: Spectrum) -> Floats:
+    """(2, 2): how the equation grows with the shift, by the energy of what both gradients share.
+
+    Noise is in one of the two only. Where that leaves no slope in some direction, it is the energy of their mean.
+    """
+    shared = _products(weighing.slope, weighing.weight, moving)
+    shared = 0.5 * (shared + shared.T)
+    if np.isfinite(shared).all() and _evenness(shared) > _LEAST_SLOPE:
         return shared
-    whole = _products(mean, weight, mean)
+    whole = _products(mean, weighing.weight, mean)
     if np.isfinite(whole).all() and _evenness(whole) > 0:
         return whole
     raise NoMatchError(_UNRELIABLE.format("what they share shows no structure in some direction"))
@@ -685,28 +765,25 @@ def _evenness(matrix: Floats) -> float:
     return float(np.linalg.det(matrix)) / trace**2 if trace > 0 else -1.0
 
 
-def _products(left: npt.NDArray[np.complex128], weight: Floats, right: npt.NDArray[np.complex128]) -> Floats:
+def _products(left: Spectrum, weight: Floats, right: Spectrum) -> Floats:
     """(n, count, h, w) and (m, count, h, w) -> (n, m): real parts of the inner products over all frequencies."""
-    return _parts(left * weight) @ _parts(right).T
+    products: Floats = _parts(left * weight) @ _parts(right).T
+    return products
 
 
-def _symmetric(matrix: Floats) -> Floats:
-    return 0.5 * (matrix + matrix.T)
-
-
-def _parts(fields: npt.NDArray[np.complex128]) -> Floats:
+def _parts(fields: Spectrum) -> Floats:
     """Real and imaginary parts in one row each."""
     return np.ascontiguousarray(fields).reshape(len(fields), -1).view(np.float64)
 
 
-def _tapered(planes: Floats, trust: Floats, size: tuple[int, int]) -> npt.NDArray[np.complex128]:
+def _tapered(planes: Floats, trust: Floats, size: tuple[int, int]) -> Spectrum:
     """Transforms of windows (count, h, w), without their means, faded out."""
     taper = _taper(*planes.shape[1:]) * trust
     mean = (planes * taper).sum(axis=(1, 2), keepdims=True) / np.maximum(taper.sum(axis=(1, 2), keepdims=True), 1e-9)
     return np.fft.rfft2(taper * (planes - mean), size)
 
 
-def _spectra(one: npt.NDArray[np.complex128], two: npt.NDArray[np.complex128], trust: Floats) -> _Spectra:
+def _spectra(one: Spectrum, two: Spectrum, trust: Floats) -> _Spectra:
     """Smoothed spectra of tapered windows (count, h, w // 2 + 1) that lie upon each other."""
     energy = float(((_taper(*trust.shape[1:]) * trust) ** 2).sum())
     shared, first, last = (
@@ -725,7 +802,7 @@ def _smooth(spectrum: Floats, size: tuple[int, int]) -> Floats:
     return np.real(down.conj().T @ correlation @ across.conj().T)
 
 
-def _power(field: npt.NDArray[np.complex128]) -> Floats:
+def _power(field: Spectrum) -> Floats:
     return field.real**2 + field.imag**2
 
 
@@ -807,7 +884,7 @@ def _gradients(planes: Floats) -> Floats:
 
 @lru_cache(maxsize=16)
 def _slope_matrix(count: int) -> Floats:
-    """(count, count): samples -> differences, mirrored at the ends."""
+    """(count, count): samples -> central differences, mirrored at the ends."""
     matrix = np.zeros((count, count))
     place = np.arange(count)
     for step, weight in enumerate(_SLOPE, 1):
@@ -884,7 +961,7 @@ def _taper(rows: int, cols: int) -> Floats:
 
 
 @lru_cache(maxsize=16)
-def _lags(rows: int, cols: int) -> tuple[npt.NDArray[np.complex128], npt.NDArray[np.complex128], Floats]:
+def _lags(rows: int, cols: int) -> tuple[Spectrum, Spectrum, Floats]:
     """Transforms between `rfft2`'s frequencies and short lags, (lags, h) and (w // 2 + 1, lags); a Gaussian over lags.
 
     Only lags across of 0 and more: those below are their conjugates, and counted with them.

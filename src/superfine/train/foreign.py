@@ -94,6 +94,9 @@ class _Tensors:
         kernel, bias = torch.from_numpy(layer.kernel), torch.from_numpy(layer.bias)
         return functional.conv2d(planes, kernel, bias, padding=layer.padding)
 
+    def convolve_unshuffled(self, planes: torch.Tensor, layer: Convolution, block: int) -> torch.Tensor:
+        return self.convolve(functional.pixel_unshuffle(planes, block), layer)
+
     def prelu(self, planes: torch.Tensor, slopes: Weights) -> torch.Tensor:
         return functional.prelu(planes, torch.from_numpy(slopes))
 
@@ -115,9 +118,6 @@ class _Tensors:
 
     def shuffle(self, planes: torch.Tensor, block: int) -> torch.Tensor:
         return functional.pixel_shuffle(planes, block)
-
-    def unshuffle(self, planes: torch.Tensor, block: int) -> torch.Tensor:
-        return functional.pixel_unshuffle(planes, block)
 
     def nearest(self, planes: torch.Tensor, factor: int) -> torch.Tensor:
         return functional.interpolate(planes, scale_factor=factor, mode="nearest")

@@ -9,7 +9,7 @@ arXiv:2103.14006); SRResNet as sgrvinod's PyTorch tutorial has it (arXiv:1609.04
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from math import lcm
 from typing import Any, Final, NoReturn, Protocol, TypeVar
@@ -86,6 +86,10 @@ class Layers(Protocol[Planes]):
 
     def convolve(self, planes: Planes, layer: Convolution) -> Planes: ...
 
+    def convolve_unshuffled(self, planes: Planes, layer: Convolution, block: int) -> Planes:
+        """Before the convolution, pixel (y, x) of channel c's blocks becomes channel c*block^2 + y*block + x."""
+        ...
+
     def prelu(self, planes: Planes, slopes: Weights) -> Planes:
         """slopes: (channels,), or (1,) for all."""
         ...
@@ -107,8 +111,6 @@ class Layers(Protocol[Planes]):
     def shuffle(self, planes: Planes, block: int) -> Planes:
         """Channel c*block^2 + y*block + x becomes pixel (y, x) of channel c."""
         ...
-
-    def unshuffle(self, planes: Planes, block: int) -> Planes: ...
 
     def nearest(self, planes: Planes, factor: int) -> Planes: ...
 
@@ -397,9 +399,7 @@ class _RRDB:
         return f"RRDB (ESRGAN), {len(self.first.bias)} channels, {len(self.blocks)} blocks of growth {growth}"
 
     def run(self, layers: Layers[Planes], pixels: Planes) -> Planes:
-        if self.multiple_of > 1:
-            pixels = layers.unshuffle(pixels, self.multiple_of)
-        planes = start = layers.convolve(pixels, self.first)
+        planes = start = layers.convolve_unshuffled(pixels, self.first, self.multiple_of)
         for block in self.blocks:
             inner = planes
             for dense in block:
@@ -661,6 +661,9 @@ class _Reference:
     def convolve(self, planes: Floats, layer: Convolution) -> Floats:
         return reference.convolve(planes.astype(np.float64), layer.kernel, layer.bias, padding=(layer.padding,) * 4)
 
+    def convolve_unshuffled(self, planes: Floats, layer: Convolution, block: int) -> Floats:
+        return self.convolve(reference.pixel_unshuffle(planes.astype(np.float64), block), layer)
+
     def prelu(self, planes: Floats, slopes: Weights) -> Floats:
         return reference.prelu(planes.astype(np.float64), slopes)
 
@@ -685,9 +688,6 @@ class _Reference:
     def shuffle(self, planes: Floats, block: int) -> Floats:
         return reference.pixel_shuffle(planes.astype(np.float64), block)
 
-    def unshuffle(self, planes: Floats, block: int) -> Floats:
-        return reference.pixel_unshuffle(planes.astype(np.float64), block)
-
     def nearest(self, planes: Floats, factor: int) -> Floats:
         return reference.nearest(planes.astype(np.float64), factor)
 
@@ -706,6 +706,15 @@ class _Onnx:
     def convolve(self, planes: str, layer: Convolution) -> str:
         weights = self._weights(layer.kernel), self._weights(layer.bias)
         return self._add("Conv", planes, *weights, pads=[layer.padding] * 4)
+
+    def convolve_unshuffled(self, planes: str, layer: Convolution, block: int) -> str:
+        """ONNX puts a block's pixels before the channels, so the kernel does too: OpenVINO loses a Gather between."""
+        if block == 1:
+            return self.convolve(planes, layer)
+        outputs, inputs, *sides = layer.kernel.shape
+        apart = layer.kernel.reshape(outputs, inputs // block**2, block**2, *sides)
+        kernel = apart.swapaxes(1, 2).reshape(layer.kernel.shape)
+        return self.convolve(self._add("SpaceToDepth", planes, blocksize=block), replace(layer, kernel=kernel))
 
     def prelu(self, planes: str, slopes: Weights) -> str:
         return self._add("PRelu", planes, self._weights(slopes[:, None, None]))
@@ -728,12 +737,6 @@ class _Onnx:
 
     def shuffle(self, planes: str, block: int) -> str:
         return self._add("DepthToSpace", planes, blocksize=block, mode="CRD") if block > 1 else planes
-
-    def unshuffle(self, planes: str, block: int) -> str:
-        """ONNX puts a block's pixels before the channels, of which there are three."""
-        mixed = self._add("SpaceToDepth", planes, blocksize=block)
-        order = np.arange(3 * block**2).reshape(block**2, 3).T.ravel()
-        return self._add("Gather", mixed, self._constant(order), axis=1)
 
     def nearest(self, planes: str, factor: int) -> str:
         if factor == 1:
@@ -817,6 +820,11 @@ class _Reach:
         places = range(len(planes.first))
         return planes.made_of([(place - layer.padding, place + layer.padding) for place in places], planes.step)
 
+    def convolve_unshuffled(self, planes: _Seen, layer: Convolution, block: int) -> _Seen:
+        count = lcm(len(planes.first), block)
+        ranges = [(block * place, block * place + block - 1) for place in range(count // block)]
+        return self.convolve(planes.made_of(ranges, planes.step * count // len(planes.first)), layer)
+
     def prelu(self, planes: _Seen, slopes: Weights) -> _Seen:  # noqa: ARG002 - as every layer's
         return planes
 
@@ -845,11 +853,6 @@ class _Reach:
 
     def shuffle(self, planes: _Seen, block: int) -> _Seen:
         return self.nearest(planes, block)
-
-    def unshuffle(self, planes: _Seen, block: int) -> _Seen:
-        count = lcm(len(planes.first), block)
-        ranges = [(block * place, block * place + block - 1) for place in range(count // block)]
-        return planes.made_of(ranges, planes.step * count // len(planes.first))
 
     def nearest(self, planes: _Seen, factor: int) -> _Seen:
         places = range(factor * len(planes.first))

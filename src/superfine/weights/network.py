@@ -34,6 +34,8 @@ class Network:
     """bf16 inside would move the result by more than a level."""
     fp32_end: bool = False
     """Ends with base plus residual added in fp32, so 16 bits survive bf16 inside."""
+    rounding: float = 0.0
+    """What the original's own output type rounds to, in 8-bit levels."""
     reference: Reference = field(repr=False)
     """The same function computed apart from ONNX, for parity: (h, w, 3) in 0..1 -> (scale*h, scale*w, 3)."""
     witness: str
