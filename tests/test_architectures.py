@@ -648,6 +648,7 @@ def test_residual_scale_of_edsr_is_not_guessed() -> None:
 def test_unknown_names() -> None:
     arrays = {f"model.residual_layer.{place}.conv.weight": np.zeros((4, 4, 3, 3)) for place in range(9)}
     sentence = refused(arrays, "'residual_layer.0.conv.weight'", "Compact (SRVGG)", "RRDB (ESRGAN)", "'spandrel'")
+    assert sentence.endswith("; export it as .onnx where its code is, by torch.onnx.export, and give that file")
     assert "residual_layer.5" not in sentence
     assert not is_known(arrays)
 

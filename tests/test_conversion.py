@@ -1,6 +1,7 @@
 """From weights of other frameworks to a file with a card: what is found, said, kept and refused."""
 
 import json
+import os
 import re
 import struct
 import sys
@@ -19,7 +20,8 @@ from superfine import conversion
 from superfine.cli import app, main
 from superfine.conversion import convert, converted, is_foreign
 from superfine.engine import open_engine
-from superfine.errors import EngineError, MissingExtraError, ModelError, OutputError, UsageError
+from superfine.errors import EngineError, MissingExtraError, ModelError, OutputError, SuperfineError, UsageError
+from superfine.evaluate.methods import BASELINES
 from superfine.models import read_model, with_card
 
 run = CliRunner().invoke
@@ -200,6 +202,36 @@ def test_a_conversion_that_computes_something_else_is_refused(weights, monkeypat
         convert(weights)
 
 
+@pytest.mark.parametrize(("off", "taken"), [(0.15, True), (0.19, False)])
+def test_what_the_original_rounds_to_is_allowed_for(weights, monkeypatch, off, taken):
+    honest = conversion._opened
+
+    def opened(*given):
+        network = honest(*given)
+        return replace(network, rounding=0.125, reference=lambda pixels: network.reference(pixels) + off / 255)
+
+    monkeypatch.setattr(conversion, "_opened", opened)
+    if taken:
+        assert convert(weights).parity.tolerance == 0.175
+    else:
+        with pytest.raises(ModelError, match=r"more than 0\.175, .* is refused: get the weights again"):
+            convert(weights)
+
+
+def test_nan_is_refused_in_words_that_fit(weights, tmp_path):
+    arrays = compact()
+    arrays["body.4.bias"][:] = np.float32(3e38)
+    arrays["body.2.weight"][:] = np.float32(3e38)
+    weights.write_bytes(safetensors(arrays))
+    with pytest.raises(EngineError, match=r"gave NaN or infinity.*; it isn't converted: get the weights again$"):
+        convert(weights)
+    nodes = [helper.make_node("Sub", ["x", "all"], ["less"]), helper.make_node("Sqrt", ["less"], ["z"])]
+    path = saved(tmp_path, stranger(nodes, {"all": np.float32(2)}))
+    with pytest.raises(EngineError) as failed:
+        convert(path, **STATED)
+    assert str(failed.value) == f"{path}: gave NaN or infinity, in fp32 too; it isn't converted: get the weights again"
+
+
 def test_nan_is_refused(tmp_path):
     nodes = [helper.make_node("Sub", ["x", "all"], ["less"]), helper.make_node("Sqrt", ["less"], ["z"])]
     with pytest.raises((EngineError, ModelError, UsageError), match=r"stranger\.onnx: "):
@@ -237,7 +269,7 @@ def test_extras_are_named(tmp_path, monkeypatch, missing, extra):
 def test_wishes_for_another_kind(weights):
     with pytest.raises(UsageError, match="--foreign-colour and --foreign-range are for .onnx"):
         convert(weights, colour="bgr")
-    with pytest.raises(UsageError, match=r"--node names the end of a \.pb file; leave it out"):
+    with pytest.raises(UsageError, match=r"has one end; --node is for \.pb files that have several"):
         convert(weights, output="end")
 
 
@@ -267,6 +299,42 @@ def test_what_is_there_is_kept(weights, tmp_path):
     made.save(tmp_path / "small.onnx", overwrite=True)
     with pytest.raises(OutputError, match="can't be written"):
         made.save(tmp_path / "no" / "small.onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+@pytest.mark.parametrize("name", ["pipe.pth", "pipe.onnx"])
+def test_a_pipe_is_no_file_of_weights(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for opened in (convert, converted):
+        with pytest.raises(ModelError, match=rf"{name}: is no regular file"):
+            opened(tmp_path / name)
+    with pytest.raises(ModelError, match=rf"{name}: is no regular file"):
+        run(app, ["upscale", "photo.png", "--model", str(tmp_path / name)], catch_exceptions=False)
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path):
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(ModelError, match=r"folder\.pth: is no regular file"):
+        convert(tmp_path / "folder.pth")
+
+
+@pytest.mark.parametrize("name", [b"bad\xff.safetensors", b"new\nline.safetensors"])
+def test_names_that_cannot_be_printed(weights, cache, name):
+    try:
+        path = weights.rename(weights.with_name(os.fsdecode(name)))
+    except OSError:
+        pytest.skip("the file system has no such names")
+    shown = os.fsdecode(name).encode("unicode_escape").decode()
+    card = read_model(converted(path)).card
+    assert (card.name, card.source.split(", ")[0]) == (shown.removesuffix(".safetensors"), shown)
+    output = path.with_suffix(".onnx")
+    done = run(app, ["convert", str(path), "-o", str(output), "--licence", "by\nme"])
+    assert done.exit_code == 0
+    card = read_model(output).card
+    assert (card.name, card.licence) == (
+        shown.removesuffix(".safetensors"),
+        "as stated by who converted it: by\\nme",
+    )
 
 
 # ---- the cache
@@ -311,6 +379,7 @@ def test_a_damaged_one_is_made_anew(weights, harm):
 def test_a_cache_that_cannot_be_written(weights, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("SUPERFINE_CACHE", str(tmp_path / "file" / "inside"))
+    monkeypatch.setattr(conversion, "_converted", lambda *given: pytest.fail("it began"))
     with pytest.raises(OutputError, match="can't be kept there: .*; name another in SUPERFINE_CACHE"):
         converted(weights)
 
@@ -397,11 +466,35 @@ def test_upscale_takes_weights(weights, photo, tmp_path):
     assert "converted" not in again.stderr
 
 
-def test_upscale_says_which_verb_takes_what_is_missing(photo, tmp_path):
+def test_a_range_that_is_missing_is_asked_for_by_every_verb(photo, tmp_path):
     negative = stranger([helper.make_node("Sub", ["one", "x"], ["z"])], {"one": np.float32(1)})
     path = saved(tmp_path, negative)
-    with pytest.raises(UsageError, match=r"in no convention.*superfine convert .* -o model\.onnx"):
+    with pytest.raises(UsageError, match=r"in no convention.* say with --foreign-colour and --foreign-range"):
         run(app, ["upscale", str(photo), "--model", str(path)], catch_exceptions=False)
+    with pytest.raises(UsageError, match=r"in no convention.*--foreign-range.*, to superfine convert"):
+        run(app, ["models", "show", str(path)], catch_exceptions=False)
+
+
+def test_upscale_hears_how_a_stranger_wants_its_pixels(photo, tmp_path):
+    dimmer = stranger(
+        [helper.make_node("Mul", ["x", "half"], ["z"])], {"half": np.float32([0.5, 1, 1]).reshape(1, 3, 1, 1)}
+    )
+    path = saved(tmp_path, dimmer)
+    stated = ["--foreign-colour", "bgr", "--foreign-range", "0..1"]
+    done = run(app, ["upscale", str(photo), "--model", str(path), "-o", str(tmp_path / "large.png"), *stated])
+    assert done.exit_code == 0
+    pixels = np.asarray(Image.open(photo)).repeat(2, axis=0).repeat(2, axis=1)
+    wanted = pixels * [1, 1, 0.5]
+    assert np.abs(np.asarray(Image.open(tmp_path / "large.png")) - wanted).max() <= 0.5
+    with pytest.raises(UsageError, match=r"fast-x2: --foreign-colour and --foreign-range are for \.onnx files without"):
+        run(app, ["upscale", str(photo), "--model", "fast-x2", *stated], catch_exceptions=False)
+
+
+def test_python_says_how_weights_are_converted(weights, photo):
+    with pytest.raises(
+        UsageError, match=r"is no \.onnx file with a card; .*superfine\.convert\('.*small\.safetensors'\)"
+    ):
+        superfine.upscale(photo, model=str(weights))
 
 
 def test_evaluate_and_models_take_weights(weights, photo):
@@ -434,3 +527,89 @@ def test_the_report_says_what_tiles_promise(tmp_path):
     assert at_once.notes == ()
     short = result("whole", memory_gb=0.265)
     assert "whole sees the whole picture and got it in tiles: their seams may show" in short.notes
+
+
+def test_errors_name_the_file_that_was_given(weights, photo, cache):
+    folder = photo.parent / "set"
+    folder.mkdir()
+    photo.rename(folder / "photo.png")
+    for words in (
+        ["evaluate", str(folder), "--models", str(weights), "--scale", "3"],
+        ["compare", str(folder / "photo.png"), "--models", f"bicubic,{weights}", "--scale", "3"],
+        ["upscale", str(folder), "--model", str(weights), "--sharpness", "0.5"],
+        ["upscale", str(folder), "--model", str(weights), "--precision", "none"],
+    ):
+        failed = run(app, words)
+        assert isinstance(failed.exception, SuperfineError)
+        assert str(cache) not in str(failed.exception)
+        assert str(weights) in str(failed.exception) or "none" in words
+    failed = run(app, ["upscale", str(folder), "--model", str(weights), "--scale", "1"])
+    assert "'small' has no network for that" in failed.stderr
+
+
+def test_files_of_one_stem_are_told_apart(weights, photo, tmp_path):
+    """By the stem where that will do, else by the kind, else by the folder; never by a name in the cache."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    photo.rename(folder / "photo.png")
+    names = []
+    for seed, name in enumerate(("other.safetensors", "a/small.safetensors", "b/small.safetensors", "small.onnx")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(safetensors(compact(seed=seed)))
+        names.append(str(path))
+    made = convert(names[0])
+    Path(names[3]).unlink()
+    made.save(names[3])
+    renamed = replace(made.model.card, name="small")
+    Path(names[3]).write_bytes(with_card(made.model.content, renamed))
+    called = {"other", names[1], names[2], "small.onnx"}
+    done = run(app, ["evaluate", str(folder), "--models", ",".join(names), "--json"])
+    rows = [line for line in map(json.loads, done.stdout.splitlines()) if line["kind"] == "row"]
+    assert {row["model"] for row in rows} - set(BASELINES) == called
+    page = str(tmp_path / "page.html")
+    done = run(app, ["compare", str(folder / "photo.png"), "--models", ",".join(names), "-o", page, "--json"])
+    assert {json.loads(line)["name"] for line in done.stdout.splitlines()} == called
+    twice = run(
+        app, ["compare", str(folder / "photo.png"), "--models", f"{names[0]},{names[0]}", "-o", page, "--overwrite"]
+    )
+    assert "is there twice" in str(twice.exception)
+
+
+@pytest.mark.parametrize("verb", ["convert", "upscale", "models", "evaluate", "compare"])
+def test_stopped_while_converting(weights, photo, tmp_path, monkeypatch, verb):
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "_converted", stop)
+    words = {
+        "convert": ["convert", str(weights), "-o", str(tmp_path / "mine.onnx")],
+        "upscale": ["upscale", str(photo), "--model", str(weights)],
+        "models": ["models", "show", str(weights)],
+        "evaluate": ["evaluate", str(tmp_path), "--models", str(weights)],
+        "compare": ["compare", str(photo), "--models", f"bicubic,{weights}"],
+    }[verb]
+    done = run(app, words)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == "stopped; nothing was written"
+
+
+def test_deep_pictures_through_networks_of_8_bit_levels(weights, tmp_path):
+    made = convert(weights)
+    for name, colour in (("rough", "Y by the network, in 8-bit levels of full-range BT.601"), ("fine", "RGB")):
+        card = replace(made.model.card, name=name, colour=colour)
+        (tmp_path / f"{name}.onnx").write_bytes(with_card(made.model.content, card))
+    grey = np.random.default_rng(6).integers(0, 65536, (20, 24), np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray((grey >> 8).astype(np.uint8)).save(tmp_path / "plain.png")
+
+    def notes(model, source):
+        job = superfine.Job(model=str(tmp_path / f"{model}.onnx"))
+        (made,) = superfine.upscale_path(
+            tmp_path / f"{source}.png", tmp_path / "made.png", job=job, overwrite=True, resume=False
+        ).results
+        assert made.status == "done"
+        return made.notes
+
+    assert notes("rough", "deep") == ("rough works in 8-bit levels; what 16 bits hold between them is lost",)
+    assert notes("rough", "plain") == notes("fine", "deep") == ()

@@ -466,3 +466,45 @@ def test_load_model_by_name():
     assert load_model("fast", 2).scale == 2
     with pytest.raises(ModelError, match="'fast-x2' enlarges x2, not x3"):
         load_model("fast-x2", 3)
+
+
+# ---- strangers' networks that want memory beyond measure
+
+LARGE = {
+    "two vectors": (
+        [
+            ("Add", ["column", "row"], "big", {}),
+            ("ReduceSum", ["big"], "sum", {"keepdims": 0}),
+            ("Add", ["x", "sum"], "z", {}),
+        ],
+        {"column": np.zeros((30_000, 1), np.float32), "row": np.zeros((1, 30_000), np.float32)},
+        r"'big' makes \[30000,30000\]; such arrays are refused",
+    ),
+    "by the picture's size": (
+        [
+            ("Shape", ["x"], "sides", {}),
+            ("Mul", ["sides", "times"], "many", {}),
+            ("ConstantOfShape", ["many"], "big", {}),
+            ("ReduceSum", ["big"], "sum", {"keepdims": 0}),
+            ("Add", ["x", "sum"], "z", {}),
+        ],
+        {"times": np.array([1, 1, 1000, 1000])},
+        r"'big' makes \[1,3,64000,64000\] of \(64, 64\); such arrays are refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(("nodes", "weights", "words"), LARGE.values(), ids=LARGE)
+def test_arrays_beyond_measure_are_refused_before_they_are_made(nodes, weights, words, name, monkeypatch):
+    runtime = pytest.importorskip("onnxruntime", reason="--engine onnxruntime")
+    monkeypatch.setattr(runtime, "InferenceSession", lambda *_, **__: pytest.fail("it folds constants"))
+    twice = ("Resize", ["z", "", "scales"], "y", {"mode": "nearest"})
+    model = model_of([*nodes, twice], weights | {"scales": np.float32([1, 1, 2, 2])})
+    with pytest.raises(ModelError, match=f"by-hand.onnx: {words}"):
+        open_engine(model, name, "fp32")
+
+
+def test_unknown_operators_are_named():
+    with pytest.raises(ModelError, match=r"by-hand.onnx: OpenVINO doesn't know its operator Guess-18 .*; export it"):
+        open_engine(model_of([("Guess", ["x"], "y", {})], {}))

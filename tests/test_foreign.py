@@ -355,6 +355,11 @@ def test_what_spandrel_does_not_know(spandrel: Any) -> None:
         open_with_spandrel({"fc.weight": np.zeros((3, 3))}, "a.pth")
 
 
+def test_who_knows_others_is_not_asked_twice(spandrel: Any) -> None:
+    with pytest.raises(ModelError, match=r"and EDSR; spandrel doesn't know it either; .*torch\.onnx\.export"):
+        open_pth(saved({"fc.weight": torch.zeros(3, 3)}), "a.pth")
+
+
 def test_what_spandrel_should_not_be_given(spandrel: Any) -> None:
     weights = arrays_of(spandrels(spandrel, "SwiftSRGAN"))
     name = next(name for name, array in weights.items() if array.ndim == 4)
@@ -380,3 +385,32 @@ def test_spandrel_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(MissingExtraError, match="'spandrel'"):
         open_with_spandrel({"fc.weight": np.zeros((3, 3))}, "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("import no_such_part", "No module named 'no_such_part'"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "operator torchvision::nms does not exist"),
+        ("import torch\ntorch.no_such_name", "module 'torch' has no attribute 'no_such_name'"),
+    ],
+)
+def test_spandrel_that_is_here_and_does_not_load(
+    program: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a torchvision that is missing, or made for another torch."""
+    (tmp_path / "spandrel").mkdir()
+    (tmp_path / "spandrel" / "__init__.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "spandrel", raising=False)
+    with pytest.raises(ModelError) as caught:
+        open_pth(saved({"fc.weight": torch.zeros(3, 3)}), "a.pth")
+    sentence = str(caught.value)
+    assert sentence.startswith("a.pth: holds no network that is known here (layers 'fc.weight')")
+    assert f"and EDSR; spandrel is installed, but: {why}; export it" in sentence
+    # What is known here opens as ever.
+    same(
+        open_pth(saved(net_of("compact x4").state_dict()), "a.pth"),
+        picture(),
+        by_torch(net_of("compact x4"), picture()),
+    )

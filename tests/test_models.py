@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from fakes import onnx_network
 from superfine.engine import load_model
 from superfine.errors import ModelError, UsageError
 from superfine.models import CLASSICAL, Card, card_to_text, families, find_model, list_models, read_model, with_card
@@ -31,7 +34,7 @@ def entry(number: int, value: bytes | int) -> bytes:
 
 def file_with(card: object, *, key: str = "superfine") -> bytes:
     text = card if isinstance(card, str) else json.dumps(card)
-    return entry(1, 9) + entry(7, b"") + entry(14, entry(1, key.encode()) + entry(2, text.encode()))
+    return entry(1, 9) + entry(7, b"") + entry(8, b"") + entry(14, entry(1, key.encode()) + entry(2, text.encode()))
 
 
 GOOD = {"name": "mine", "scale": 2, "halo": 3}
@@ -243,3 +246,43 @@ def test_shipped_cards_are_complete(model):
 
 def test_shipped_networks_stay_small():
     assert sum(len(model.content) for model in SHIPPED) < 16_000_000
+
+
+# ---- strangers' files with a card
+
+
+CARD = Card(name="mine", scale=2, halo=3)
+TWICE = ("Resize", ["z", "", "scales"], "y", {"mode": "nearest"})
+SCALES = {"scales": np.float32([1, 1, 2, 2])}
+HARMFUL = {
+    "much of nothing": (
+        [("ConstantOfShape", ["n"], "much", {}), ("ReduceSum", ["much"], "sum", {}), ("Add", ["x", "sum"], "z", {})],
+        {"n": np.array([10**9])},
+        "makes an array of 1,000,000,000 elements of nearly nothing",
+    ),
+    "a choice": ([("If", ["x"], "z", {})], {}, "has the operator If"),
+    "many inputs": ([("Concat", ["x"] * 300, "z", {"axis": 1})], {}, "has 300 inputs"),
+}
+
+
+@pytest.mark.parametrize(("nodes", "weights", "words"), HARMFUL.values(), ids=HARMFUL)
+def test_a_card_makes_no_file_sound(write, nodes, weights, words):
+    path = write(onnx_network([*nodes, TWICE], SCALES | weights, card=CARD))
+    with pytest.raises(ModelError, match=f"mine.onnx: .*{words}"):
+        find_model(str(path))
+
+
+def test_a_card_makes_weights_elsewhere_no_sounder(write):
+    proto = onnx.load_from_string(onnx_network([("Identity", ["x"], "z", {}), TWICE], SCALES, card=CARD))
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    with pytest.raises(ModelError, match="keeps weights in other files"):
+        read_model(write(proto.SerializeToString()))
+
+
+def test_files_are_checked_without_onnx(write, monkeypatch):
+    path = write(SHIPPED[0].content)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert read_model(path).card == SHIPPED[0].card

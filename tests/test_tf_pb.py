@@ -20,7 +20,7 @@ from scipy.signal import correlate2d
 from skimage.data import astronaut
 
 from superfine.engine import open_engine
-from superfine.errors import ModelError
+from superfine.errors import ModelError, UsageError
 from superfine.models import Card, Model, card_to_text
 from superfine.tiles import Grid, Window, enlarge
 from superfine.weights.network import Network
@@ -603,7 +603,10 @@ UNSUITED = {
         SOUND + placeholder("z") + node("sum", "Add", "end", "z"),
         "node 'z' (Placeholder) is a second input; networks with one, Y, can be converted",
     ),
-    "two ends": (SOUND + node("z", "Relu", "a"), "has 2 ends ('end', 'z') where one is wanted; name the output node"),
+    "two ends": (
+        SOUND + node("z", "Relu", "a"),
+        "has 2 ends ('end', 'z') where one is wanted; name the output node with",
+    ),
     "colour": (
         placeholder("y", -1, -1, -1, 3) + nearest(2)[0] + nearest(2)[1] + nearest(2)[2],
         "takes [-1, -1, -1, 3]",
@@ -661,6 +664,11 @@ UNSUITED = {
 @pytest.mark.parametrize("name", UNSUITED)
 def test_unsuited_graphs_are_refused(name):
     refused(*UNSUITED[name])
+
+
+def test_an_end_that_is_not_there():
+    with pytest.raises(UsageError, match=r"two\.pb: has no node 'nope'; its ends are: 'end', 'z'"):
+        open_tf_pb(SOUND + node("z", "Relu", "a"), "two.pb", "nope")
 
 
 def chain(length: int) -> bytes:

@@ -193,10 +193,9 @@ def upscale(
     as_json: Json = False,
 ) -> None:
     """Enlarge pictures and folders of pictures."""
+    from superfine.progress import JsonLines, Terminal
     from superfine.route import Job
     from superfine.upscale import upscale_path
-
-    from superfine.progress import JsonLines, Terminal
 
     listener = JsonLines() if as_json else Terminal()
     used = cli_convert.as_model(model, colour=foreign_colour, span=foreign_range)

@@ -19,6 +19,7 @@ from superfine.terminal import one_line
 
 if TYPE_CHECKING:
     from superfine.evaluate.evaluation import Evaluation
+    from superfine.evaluate.methods import Method
     from superfine.evaluate.record import Row
 
 __all__ = ["compare", "evaluate", "inspect"]
@@ -81,7 +82,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure PSNR and SSIM of methods on folders of pictures, with the protocol beside every figure."""
-    from superfine.evaluate.benchmark import benchmark, open_datasets, open_methods
+    from superfine.evaluate.benchmark import benchmark, open_datasets
     from superfine.evaluate.evaluation import Evaluation
     from superfine.evaluate.record import regressions
     from superfine.evaluate.report import save_report, show_worst
@@ -91,18 +92,12 @@ def evaluate(
     for path, endings in ((out, (".jsonl", ".json")), (report, (".html", ".htm"))):
         _writable(path, endings)
     datasets = open_datasets(folders, scale, reduction=reduction)
-    methods = open_methods(
-        None if models is None else [_method(name, scale) for name in _words(models, "--models")],
-        scale,
-        foreign_colour=foreign_colour,  # type: ignore[arg-type]
-        foreign_range=foreign_range,  # type: ignore[arg-type]
-        engine=engine,
-        precision=precision,  # type: ignore[arg-type]
-    )
-    asked = [_distance(name) for name in _words(distances, "--distances")] if distances else []
+    names = None if models is None else _words(models, "--models")
     listener = _Bar()
     try:
         with listener:
+            methods = _open(names, scale, foreign_colour, foreign_range, engine, precision)
+            asked = [_distance(name) for name in _words(distances, "--distances")] if distances else []
             found = benchmark(datasets, methods, distances=asked, listener=listener)
             shown = () if report is None else show_worst(found, datasets, methods)
     except KeyboardInterrupt:
@@ -149,9 +144,8 @@ def compare(
 ) -> None:
     """Enlarge a picture by several methods and write one page that holds them against each other."""
     from superfine.evaluate.compare import compare as hold_together
-    from superfine.evaluate.compare import default_models
 
-    names = default_models(scale) if models is None else _words(models, "--models")
+    names = None if models is None else _words(models, "--models")
     page = output or source.with_name(f"{source.stem}_x{scale}_compared.html")
     _writable(page, (".html", ".htm"))
     if page.exists() and not overwrite:
@@ -159,14 +153,11 @@ def compare(
     listener = _Bar()
     try:
         with listener:
-            wanted = [_method(name, scale) for name in names]
             found = hold_together(
                 source,
-                wanted,
+                None if names is None else _open(names, scale, foreign_colour, foreign_range, engine, precision),
                 scale=scale,
                 reference=reference,
-                foreign_colour=foreign_colour,  # type: ignore[arg-type]
-                foreign_range=foreign_range,  # type: ignore[arg-type]
                 engine=engine,
                 precision=precision,  # type: ignore[arg-type]
                 listener=listener,
@@ -179,7 +170,7 @@ def compare(
         for entry in found.outputs:
             typer.echo(json.dumps(entry.facts(), ensure_ascii=False))
     else:
-        typer.echo(f"{page}: {', '.join(entry.name for entry in found.outputs)}")
+        typer.echo(one_line(f"{page}: {', '.join(entry.name for entry in found.outputs)}"))
     for note in found.notes:
         typer.echo(f"note: {one_line(note)}", err=as_json)
 
@@ -255,6 +246,40 @@ def _words(text: str, option: str) -> list[str]:
     if not all(words):
         raise UsageError(f"{option} {text!r}: a name is empty; write them as a,b,c")
     return words
+
+
+def _open(
+    names: Sequence[str] | None, scale: int, colour: str | None, span: str | None, engine: str, precision: str
+) -> "list[Method]":
+    """Methods by their cards or stems; files that share one with another by as much of their paths as it takes."""
+    from superfine.evaluate.benchmark import open_methods
+
+    def opened(wanted: Sequence[Any] | None) -> "tuple[Method, ...]":
+        return open_methods(
+            wanted,
+            scale,
+            foreign_colour=colour,  # type: ignore[arg-type]
+            foreign_range=span,  # type: ignore[arg-type]
+            engine=engine,
+            precision=precision,  # type: ignore[arg-type]
+        )
+
+    if names is None:
+        return list(opened(None))
+    methods: list[Method] = []
+    for name in names:
+        wanted = _method(name, scale)
+        with speaking_of(name, str(wanted)):
+            methods += opened([wanted])
+    files = [(Path(name), method) for name, method in zip(names, methods, strict=True) if Path(name).is_file()]
+    for longer in (lambda path: path.name, str):
+        known = Counter(method.name for method in methods)
+        for path, method in files:
+            if known[method.name] > 1:
+                method.name = longer(path)
+    for _, method in files:
+        method.name = one_line(method.name)
+    return methods
 
 
 def _method(name: str, scale: int) -> Any:

@@ -430,10 +430,14 @@ def _pictures(network: Network, rows: int, cols: int) -> Pictures:
 
 
 def _parity(network: Network, engine: NetworkEngine, pictures: Pictures, source: str) -> Parity:
-    differences = [
-        255 * np.abs(np.clip(engine(pixels[None]), 0, 1).astype(np.float64) - np.clip(network.reference(pixels), 0, 1))
-        for pixels in pictures.values()
-    ]
+    differences = []
+    for pixels in pictures.values():
+        made = engine(pixels[None]).astype(np.float64)
+        with np.errstate(all="ignore"):
+            wanted = network.reference(pixels)
+        if not np.isfinite(wanted).all():
+            raise EngineError(f"gave NaN or infinity in {network.witness}")
+        differences.append(255 * np.abs(np.clip(made, 0, 1) - np.clip(wanted, 0, 1)))
     largest = max(float(each.max()) for each in differences)
     mean = float(np.mean([each.mean() for each in differences]))
     in_mean = _TOLERANCE + network.rounding

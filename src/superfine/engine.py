@@ -8,10 +8,13 @@ keeps no state between calls that a result could depend on.
 """
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from math import prod
 from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -20,7 +23,8 @@ import numpy.typing as npt
 from superfine.classical.resample import KERNELS, matlab_resize, resize
 from superfine.color import to_kind, to_unit
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
-from superfine.models import CLASSICAL, MATLAB, Model, find_model
+from superfine.models import CLASSICAL, MATLAB, Model, find_model, list_models
+from superfine.terminal import one_line
 from superfine.tiles import covered
 
 __all__ = [
@@ -30,12 +34,14 @@ __all__ = [
     "Engine",
     "NetworkEngine",
     "Precision",
+    "check_arrays",
     "cores",
     "cpu_features",
     "engine_state",
     "first_line",
     "load_model",
     "open_engine",
+    "read_graph",
     "silent_openvino",
 ]
 
@@ -49,6 +55,8 @@ LEAST_SIDE: Final = 64
 _SHAPES_KEPT: Final = 256
 # Tiles of one shape after which a graph of its own pays: a fifth of a second to make, a quarter quicker to run.
 _WORTH_A_GRAPH: Final = 12
+# Elements of one array: 1 GiB in fp32. No honest network holds a larger one on a small picture.
+_LARGEST_ARRAY: Final = 2**28
 
 
 class Engine(Protocol):
@@ -112,10 +120,7 @@ class OpenVINOEngine:
             raise EngineError("this CPU has no native bf16; use --precision fp32 or auto")
         self.name = f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
         self._threads = threads or cores()
-        try:
-            self._graph = _core().read_model(model.content, b"")
-        except RuntimeError as error:
-            raise ModelError(f"{model.source}: OpenVINO can't read it: {first_line(error)}") from error
+        self._graph = _checked_graph(model)
         # Where convolutions are in 8 bits already, bf16 would only round what is left, and not alike in every tile.
         self._in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
         plain = precision == "fp32" or self._in_8_bits or model.card.needs_fp32
@@ -217,6 +222,7 @@ class OnnxRuntimeEngine:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         options.log_severity_level = 3
+        _checked_graph(model)
         try:
             self._session = runtime.InferenceSession(model.content, options, providers=[provider])
         except Exception as error:
@@ -361,6 +367,48 @@ def _in_kind(
         if np.isfinite(output).all():
             return to_kind(output, pixels.dtype)
     raise EngineError(_NOT_FINITE.format(model.card.name))
+
+
+def read_graph(content: bytes, source: str) -> Any:
+    """OpenVINO's graph of an ONNX file. Raises ModelError where it can't read it, and names operators it lacks."""
+    try:
+        return _core().read_model(content, b"")
+    except RuntimeError as error:
+        lacking = re.search(r"No conversion rule found for operations: (.+)", str(error))
+        if lacking is None:
+            raise ModelError(f"{source}: OpenVINO can't read it: {one_line(first_line(error))}") from error
+        raise ModelError(
+            f"{source}: OpenVINO doesn't know its operator {one_line(lacking[1].strip())[:200]} (name-set); export it"
+            " with another set of operators (opset_version), or without this one"
+        ) from error
+
+
+def check_arrays(graph: Any, source: str, given: str = "") -> None:
+    """Raise ModelError where one of OpenVINO's graph makes an array of more than 2^28 elements, by the known shapes.
+
+    given: what it makes it of, for the message.
+    """
+    for node in graph.get_ops():
+        for output in node.outputs():
+            shape = output.get_partial_shape()
+            if shape.is_static and prod(shape.to_shape()) > _LARGEST_ARRAY:
+                name = one_line(node.get_friendly_name())[:60]
+                raise ModelError(f"{source}: {name!r} makes {shape}{given}; such arrays are refused")
+
+
+def _checked_graph(model: Model) -> Any:
+    """A model's graph; of a file that isn't ours it is known that it doesn't take memory beyond measure."""
+    graph = read_graph(model.content, model.source)
+    if any(model is shipped for shipped in list_models()):
+        return graph
+    check_arrays(graph, model.source)
+    if len(graph.inputs) == 1 and not model.card.rows:
+        side = -(-LEAST_SIDE // model.card.multiple_of) * model.card.multiple_of
+        small = graph.clone()
+        with suppress(RuntimeError):  # a size that it doesn't take is found when it gets one
+            small.reshape({0: [1, 3, side, side]})
+            check_arrays(small, model.source, f" of {(side, side)}")
+    return graph
 
 
 def _check_ports(model: Model, inputs: list[list[int | None]], outputs: list[list[int | None]]) -> None:

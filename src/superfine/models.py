@@ -137,6 +137,11 @@ def find_model(name: str) -> list[Model]:
         raise UsageError(f"`auto` is chosen for each picture by its file; here name a model, such as {families()[0]}")
     shipped = list_models()
     found = [model for model in shipped if name in (model.card.name, family(model.card))]
+    if not found and Path(name).is_file():
+        raise UsageError(
+            f"{name}: is no .onnx file with a card; make one of other weights with `superfine convert {name} -o"
+            f" model.onnx`, or in Python superfine.convert({name!r}).save('model.onnx')"
+        )
     if not found:
         known = ", ".join((*families(), *(model.card.name for model in shipped), *CLASSICAL))
         raise UsageError(
@@ -157,8 +162,18 @@ def family(card: Card) -> str:
 
 
 def read_model(path: Path) -> Model:
-    """Read and check a model file. Raises ModelError where it is no ONNX file or its card is missing or wrong."""
-    return _checked(read_file(path), str(path))
+    """Read and check a model file.
+
+    Raises ModelError where it is no ONNX file, could do harm (`weights.onnx_file.check_onnx`), or its card is missing
+    or wrong.
+    """
+    # The shipped ones do without, and start sooner for it.
+    from superfine.weights.onnx_file import check_onnx
+
+    content, source = read_file(path), str(path)
+    model = _checked(content, source)
+    check_onnx(content, source)
+    return model
 
 
 def has_card(path: Path) -> bool:

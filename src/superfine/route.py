@@ -259,8 +259,9 @@ class Workshop:
         need = max(target[0] / size[0], target[1] / size[1])
         if target == size and (1 in self.models or self.job.scale == 1):
             if 1 not in self.models:
+                name = next(iter(self.models.values())).card.name if len(self.models) == 1 else self.name
                 raise UsageError(
-                    f"--scale 1 restores without enlarging, and {self.name!r} has no network for that; give 2 or more"
+                    f"--scale 1 restores without enlarging, and {name!r} has no network for that; give 2 or more"
                 )
             return (1,)
         usable = sorted(scale for scale in self.models if scale > 1)

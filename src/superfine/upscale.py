@@ -37,6 +37,8 @@ _PENDING_FILES: Final = 2
 _POLL_SECONDS: Final = 0.2
 # Bytes that a picture is held in before it is worth a word.
 _WORTH_SAYING: Final = 500_000_000
+# On the cards of networks that round what they take.
+_IN_LEVELS: Final = "in 8-bit levels"
 # Side of the piece that a dry run measures.
 _SAMPLE: Final = 512
 
@@ -360,6 +362,10 @@ class _Run:
         engines = [workshop.engine(engine.scale) for engine in route.engines]
         kind, words = _promise([engine.model.card for engine in engines], route, picture.size)
         notes = (*notes, words) if words else notes
+        if picture.bits > 8:
+            rough = [engine.model.card.name for engine in engines if _IN_LEVELS in engine.model.card.colour]
+            words = f"works in 8-bit levels; what {picture.bits} bits hold between them is lost"
+            notes = (*notes, *(f"{name} {words}" for name in rough))
         stretch = (route.target[0] * picture.size[1]) / (route.target[1] * picture.size[0])
         if abs(stretch - 1) > 0.01:
             notes = (*notes, f"the shape changes by {abs(stretch - 1):.0%}")

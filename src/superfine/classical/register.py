@@ -2,9 +2,10 @@
 
 Content moves by +d: `second[r, c] = first[r - dy, c - dx]` gives the shift (dy, dx).
 
-Three steps. The start, to the pixel, is the highest correlation over the overlap. Then an
-estimating equation is solved by Gauss-Newton: the residual of `second` and the shifted `first`,
-weighted by frequency, is orthogonal to the gradient of both pictures' mean,
+Three steps. The start is the highest correlation over the overlap; where it leads nowhere, the next highest
+are tried, of which only a certain answer is taken. Then an estimating equation is solved by Gauss-Newton: the
+residual of `second` and the shifted `first`, weighted by frequency, is orthogonal to the gradient of both
+pictures' mean,
 
     sum over f of  weight(f) * conj(gradient(f)) * residual(f) = 0,
 
@@ -12,7 +13,8 @@ in which the noise of the one picture never meets itself in the other's place, s
 doesn't pull. The weights are those of maximum likelihood where the content is unknown
 and both pictures are noisy, S / (N (2 S + N)) with the spectra S of what both share and N of
 what they don't, both measured from the pictures at hand: frequencies that noise or aliasing has
-spoiled count for little. The standard error is that of the equation's root, which at the best
+spoiled count for little, as do pixels near the border where the residual shows that the spline
+misses what lies beyond. The standard error is that of the equation's root, which at the best
 weights is the Cramer-Rao bound.
 Sources: Hannan and Thomson 1973, doi:10.1093/biomet/60.3.469 (the weights); Unser, Aldroubi and
 Eden 1993, doi:10.1109/78.193220 (the spline); Robinson and Milanfar 2004,
@@ -52,8 +54,8 @@ _PEAKS, _APART = 4, 2
 _SHADING: Final = 8
 _DEGREE: Final = 9
 _MARGIN: Final = _DEGREE // 2 + 3
-# Pixels at a window's edge where the spline doesn't know what comes after; where that may show, in pixels from the edge,
-# and the excess of energy there that may be chance.
+# Pixels at a window's edge where the spline doesn't know what comes after; how far from the edge that may show, and the
+# excess of energy there that may be chance.
 _EDGE, _FRINGE, _CHANCE = 4, 20, 1.5
 # Central differences of eighth order.
 _SLOPE: Final = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
@@ -70,9 +72,9 @@ _FLAT, _PULL, _PULL_SEEN = 2.0, 4.0, 0.5
 # Steps from one place, the last that may change weights, and places to begin from.
 _TURNS, _LAST_WEIGHTS, _STARTS = 14, 6, 5
 # A step's greatest length in pixels, and its length when weights stand, when gradients do, and when all is done.
-_STRIDE, _NEAR, _STEADY, _CLOSE = 0.7, 0.02, 1e-3, 2e-6
+_STRIDE, _NEAR, _STEADY, _CLOSE = 0.7, 0.02, 3e-3, 1e-5
 # Weights stand where a step takes this share of the residual; all is done at this share of the standard error.
-_LITTLE, _CLOSE_TO_NOISE = 0.01, 0.01
+_LITTLE, _CLOSE_TO_NOISE = 0.03, 0.01
 # Which of `_CUTOFFS` the first step takes.
 _FIRST_LOW: Final = 4
 # Windows are laid upon each other anew where the rest is more than this at the end, or on the way.
@@ -156,27 +158,28 @@ def register(
     check_pair(first, second)
     if model == "affine":
         return _register_affine(first, second, robust=robust)
-    starts = _whole_shifts(first, second)
+    starts = _starts(first, second)
     try:
-        return _register_from(next(starts), first, second, robust=robust)
+        return _register_from(*next(starts), first, second, robust=robust)
     except NoMatchError as error:
         refusal = error
     others = []
-    for start in starts:
+    for start, ahead in starts:
         with suppress(NoMatchError):
-            others.append(_register_from(start, first, second, robust=robust))
+            others.append(_register_from(start, ahead, first, second, robust=robust))
     best = max(others, key=lambda found: found.correlation, default=None)
     if best is None or best.correlation < _CERTAIN or max(best.error) > _SMALL_ERROR:
         raise refusal
     return best
 
 
-def _register_from(start: tuple[int, int], first: Array, second: Array, *, robust: bool) -> Registration:
+def _register_from(start: tuple[int, int], ahead: Floats, first: Array, second: Array, *, robust: bool) -> Registration:
     for _ in range(_STARTS):
-        fit, rest = _solve(*_windows(first, second, start), robust=robust)
+        fit, rest = _solve(*_windows(first, second, start), ahead, robust=robust)
         if fit is not None and np.abs(rest).max() < _ASIDE:
             break
         nearest = np.rint(rest).astype(int)
+        ahead = rest - nearest
         start = (start[0] + int(nearest[0]), start[1] + int(nearest[1]))
         if any(abs(start[axis]) > _REACH * first.shape[axis] + 1 for axis in (0, 1)):
             raise NoMatchError(_UNRELIABLE.format("what fits best is more than a quarter of the picture away"))
@@ -263,25 +266,40 @@ def luma(pixels: Array) -> Floats:
 
 def whole_shift(first: Array, second: Array) -> tuple[int, int]:
     """The whole-pixel shift at which both look most alike."""
-    return next(_whole_shifts(first, second))
+    start, _ = next(_starts(first, second))
+    return start
 
 
-def _whole_shifts(first: Array, second: Array) -> Iterator[tuple[int, int]]:
-    """The whole-pixel shifts at which both look most alike, the best first."""
+def _starts(first: Array, second: Array) -> Iterator[tuple[tuple[int, int], Floats]]:
+    """The whole-pixel shifts at which both look most alike, the best first, and about how much is left of each."""
     step = math.ceil(max(first.shape[:2]) / _GLANCE)
     one, two = (_shrunk(pixels, step) for pixels in (first, second))
     reach = (int(one.shape[0] * _REACH), int(one.shape[1] * _REACH))
     likeness = _likeness(one, two, reach)
+    seen = likeness.copy()
     for _ in range(_PEAKS):
         rows, cols = _best(likeness)
-        start = (rows * step, cols * step)
+        start, ahead = (rows * step, cols * step), _vertex(seen, rows, cols)
         top, left = rows + reach[0], cols + reach[1]
         likeness[max(0, top - _APART) : top + _APART + 1, max(0, left - _APART) : left + _APART + 1] = -np.inf
         if step > 1:
             pairs = zip(*_windows(first, second, start), strict=True)
-            rows, cols = _best(np.stack([_likeness(*pair, (2 * step, 2 * step)) for pair in pairs]).sum(axis=0))
-            start = (start[0] + rows, start[1] + cols)
-        yield start
+            near = np.stack([_likeness(*pair, (2 * step, 2 * step)) for pair in pairs]).sum(axis=0)
+            rows, cols = _best(near)
+            start, ahead = (start[0] + rows, start[1] + cols), _vertex(near, rows, cols)
+        yield start, ahead
+
+
+def _vertex(likeness: Floats, row: int, col: int) -> Floats:
+    """How far beside its highest sample a peak is, by a parabola through three along each axis."""
+    middle = [count // 2 + place for count, place in zip(likeness.shape, (row, col), strict=True)]
+    ahead = np.zeros(2)
+    for axis, line in enumerate((likeness[:, middle[1]], likeness[middle[0]])):
+        if 0 < middle[axis] < len(line) - 1:
+            before, here, after = line[middle[axis] - 1 : middle[axis] + 2]
+            bend = before - 2 * here + after
+            ahead[axis] = np.clip(0.5 * (before - after) / bend, -0.5, 0.5) if bend < 0 else 0
+    return ahead
 
 
 def _shrunk(pixels: Array, step: int) -> Floats:
@@ -494,7 +512,7 @@ def _fit_window(
             ahead = np.array(_best(_likeness(part, target, (side // 4, side // 4))), np.float64)
             continue
         try:
-            fit, rest = _solve(part[None], target[None], robust=robust)
+            fit, rest = _solve(part[None], target[None], np.zeros(2), robust=robust)
         except NoMatchError:
             return None
         if fit is not None and np.abs(rest).max() < _ASIDE:
@@ -582,14 +600,15 @@ class _Weighing:
     inliers: float
 
 
-def _solve(first: Floats, second: Floats, *, robust: bool) -> tuple[_Fit | None, Floats]:
-    """The sub-pixel shift between windows (count, h, w) that lie nearly upon each other.
+def _solve(first: Floats, second: Floats, ahead: Floats, *, robust: bool) -> tuple[_Fit | None, Floats]:
+    """The sub-pixel shift, about `ahead`, between windows (count, h, w) that lie nearly upon each other.
 
     Without a fit the shift is where to lay them upon each other next.
     """
     pair, weighing = _begun(first, second)
-    shift, before = np.zeros(2), math.inf
+    shift, before = ahead, math.inf
     probe, stands = None, False
+    origin, excess = np.zeros(2), np.zeros((2, 2))
     for turn in range(_TURNS):
         moved = _moved(pair.coefficients, shift)
         weigh = turn > 0 and not stands
@@ -604,7 +623,8 @@ def _solve(first: Floats, second: Floats, *, robust: bool) -> tuple[_Fit | None,
                 steepness = _steepness(weighing, moving, mean)
             score = _products(mean, weighing.weight, rest)[:, 0]
         else:
-            score = (probe * residual).sum(axis=(1, 2, 3))
+            # This gradient stays where it was, and meets its own noise again a little beside.
+            score = (probe * residual).sum(axis=(1, 2, 3)) - excess @ (shift - origin)
         change = -np.linalg.solve(steepness, score)
         change *= min(1.0, _STRIDE / max(float(np.hypot(*change)), 1e-300))
         shift = shift + change
@@ -616,7 +636,8 @@ def _solve(first: Floats, second: Floats, *, robust: bool) -> tuple[_Fit | None,
             energy = float(_products(rest, weighing.weight, rest)[0, 0])
             stands = (-float(score @ change) < _LITTLE * energy and length < _NEAR) or turn == _LAST_WEIGHTS
         if probe is None and stands and (not weigh or length < _STEADY):
-            probe = _probe(pair, weighing, mean)
+            probe, origin = _probe(pair, weighing, mean), shift - change
+            excess = _products(mean, weighing.weight, moving) - steepness
         # Steps shrink by a constant factor, which says how long the next one would be.
         close = max(_CLOSE, _CLOSE_TO_NOISE / math.sqrt(float(np.trace(steepness))))
         if probe is not None and length * min(1.0, length / before) < close:
@@ -675,8 +696,9 @@ def _weighed(pair: _Pair, moved: Floats, last: _Weighing, *, robust: bool) -> _W
 
 def _transformed(pair: _Pair, moved: Floats, residual: Floats, weighing: _Weighing) -> tuple[Spectrum, Spectrum]:
     """Transforms of the first's gradients (2, count, h, w // 2 + 1) and of the residual (1, ...), by trust."""
-    fields = np.concatenate([weighing.gain * _gradients(moved), residual[None]])
+    fields = np.concatenate([_gradients(moved), residual[None]])
     fields *= weighing.trust
+    fields[:2] *= weighing.gain
     spectrum = np.fft.rfft2(fields, pair.size)
     return spectrum[:2], spectrum[2:]
 
@@ -900,8 +922,7 @@ def _mirrored(place: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
 
 def _coefficients(planes: Floats) -> Floats:
     """Spline coefficients of (count, h, w), with `_MARGIN` more on each side, mirrored."""
-    inner = _spline_matrix(planes.shape[1]) @ planes @ _spline_matrix(planes.shape[2]).T
-    return np.pad(inner, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)), mode="reflect")
+    return _spline_matrix(planes.shape[1]) @ planes @ _spline_matrix(planes.shape[2]).T
 
 
 def _moved(coefficients: Floats, shift: Floats) -> Floats:
@@ -945,13 +966,14 @@ def _spline_weights(fraction: float) -> Floats:
 
 @lru_cache(maxsize=16)
 def _spline_matrix(count: int) -> Floats:
-    """(count, count): samples -> spline coefficients, mirrored at the ends."""
+    """(count + 2 * margin, count): samples -> spline coefficients, mirrored at the ends."""
     samples = _spline_weights(0.0)[:-1]  # the last is zero: it lies a whole support away
     basis = np.zeros((count, count))
     place = np.arange(count)
     for offset, weight in enumerate(samples, -(_DEGREE // 2)):
         np.add.at(basis, (place, _mirrored(place + offset, count)), weight)
-    return np.linalg.inv(basis).astype(np.float64)
+    inverse: Floats = np.linalg.inv(basis).astype(np.float64)
+    return inverse[_mirrored(np.arange(-_MARGIN, count + _MARGIN), count)]
 
 
 @lru_cache(maxsize=16)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from superfine.classical.leaves import dead_leaves
 from superfine.classical.resample import matlab_resize, resize
 from superfine.color import full_luma, to_kind, to_unit
-from superfine.engine import cores, first_line, silent_openvino
+from superfine.engine import check_arrays, cores, first_line, read_graph, silent_openvino
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.evaluate.metrics import psnr
 from superfine.models import read_file
@@ -38,8 +38,6 @@ ALGORITHMS: Final = ("edsr", "espcn", "fsrcnn", "lapsrn")
 #: A range of values -> black and white in it.
 SPANS: Final[dict[ValueRange, tuple[float, float]]] = {"0..1": (0, 1), "0..255": (0, 255), "-1..1": (-1, 1)}
 
-# No honest network holds a larger array on the small pictures that it is tried on: 1 GiB in fp32.
-_LARGEST_ARRAY: Final = 2**28
 # By OpenVINO's names: its own numpy types take bfloat16 for float16.
 _INPUTS: Final[dict[str, np.dtype[Any]]] = {
     "f32": np.dtype(np.float32),
@@ -228,18 +226,15 @@ class _Network:
     def __init__(self, content: bytes, source: str, scale: int | None = None) -> None:
         check_onnx(content, source)
         self.source = source
-        core = silent_openvino().Core()
-        try:
-            graph = core.read_model(content, b"")
-        except RuntimeError as error:
-            raise ModelError(f"{source}: OpenVINO can't read it: {first_line(error)}") from error
+        graph = read_graph(content, source)
+        check_arrays(graph, source)
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
             ports = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
-            raise ModelError(f"{source}: has {ports}; networks with one of each can be compared")
+            raise ModelError(f"{source}: has {ports}; networks with one of each can be used")
         self.channels, self.channels_last, self.sides = _layout(graph.inputs[0], source)
         kind = graph.inputs[0].get_element_type().get_type_name()
         if kind not in _INPUTS:
-            raise ModelError(f"{source}: takes {kind}; networks on {', '.join(_INPUTS)} can be compared")
+            raise ModelError(f"{source}: takes {kind}; networks on {', '.join(_INPUTS)} can be used")
         self.dtype = _INPUTS[kind]
         self.scale = self._scale_of(graph) if scale is None else scale
         self.multiple = self._fitting(graph)
@@ -252,7 +247,7 @@ class _Network:
         hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cores()}
         try:
             graph.reshape({0: self._shape(*(side or -1 for side in self.sides))})
-            self._compiled = core.compile_model(graph, "CPU", hints)
+            self._compiled = silent_openvino().Core().compile_model(graph, "CPU", hints)
         except RuntimeError as error:
             raise ModelError(f"{source}: OpenVINO can't run it: {first_line(error)}") from error
 
@@ -327,19 +322,16 @@ class _Network:
                     scale = sides[0] // rows
                     if scale >= 1 and list(sides) == [rows * scale, cols * scale]:
                         return int(scale)
-        raise ModelError(f"{self.source}: makes no picture that is a whole number of times as large; leave it out")
+        raise ModelError(
+            f"{self.source}: makes no picture that is a whole number of times as large; export one that does"
+        )
 
     def _check_size(self, graph: Any, rows: int, cols: int) -> None:
         try:
             graph.reshape({0: self._shape(rows, cols)})
         except RuntimeError as error:
             raise ModelError(f"{self.source}: OpenVINO on {(rows, cols)}: {first_line(error)}") from error
-        for node in graph.get_ops():
-            for output in node.outputs():
-                shape = output.get_partial_shape()
-                if shape.is_static and prod(shape.to_shape()) > _LARGEST_ARRAY:
-                    makes = f"{node.get_friendly_name()!r} makes {shape} of {(rows, cols)}"
-                    raise ModelError(f"{self.source}: {makes}; such arrays are refused")
+        check_arrays(graph, self.source, f" of {(rows, cols)}")
         made = graph.outputs[0].get_partial_shape()
         if made.is_dynamic or made.rank.get_length() != 4:
             raise ModelError(f"{self.source}: its output is {made} for an input of {(rows, cols)}, not a picture")
@@ -357,7 +349,7 @@ def _layout(port: Any, source: str) -> tuple[int, bool, tuple[int | None, int | 
             channels, fixed = (sides[3], (sides[1], sides[2])) if last else (sides[1], (sides[2], sides[3]))
             return channels, last, fixed
     raise ModelError(
-        f"{source}: its input is {shape}; (1, C, h, w) or (1, h, w, C) with C = 1 or 3 can be compared: export it so"
+        f"{source}: its input is {shape}; (1, C, h, w) or (1, h, w, C) with C = 1 or 3 can be used: export it so"
     )
 
 

@@ -5,7 +5,6 @@ A file is read by `weights.pickles`, never by torch or spandrel, so that nothing
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -60,8 +59,13 @@ def open_named(arrays: Mapping[str, Array], source: str) -> Network:
     Raises ModelError where neither knows it, or a layer is missing, surplus, of another shape or not finite.
     """
     if arrays and not is_known(arrays) and find_spec("spandrel") is not None:
-        with suppress(MissingExtraError):  # it is here, but what it wants itself isn't
-            return open_with_spandrel(arrays, source)
+        try:
+            _spandrel()
+        except MissingExtraError as error:
+            why = _first_line(error.__cause__ or error)
+            read_architecture(arrays, source, f"spandrel is installed, but: {why}")  # says which are known
+            raise
+        return open_with_spandrel(arrays, source)
     architecture = read_architecture(arrays, source)
     network = to_network(architecture)
     return replace(network, reference=_by_layers(architecture), witness=_witness())
@@ -182,10 +186,7 @@ def open_with_spandrel(arrays: Mapping[str, Array], source: str) -> Network:
     Raises MissingExtraError without spandrel, ModelError where it doesn't know the layers, where the
     architecture isn't a convolutional one that becomes ONNX, or a layer is surplus, missing, wrong or not finite.
     """
-    try:
-        spandrel = import_module("spandrel")
-    except ImportError as error:
-        raise MissingExtraError("opening networks of spandrel's architectures", "spandrel") from error
+    spandrel = _spandrel()
     weights, support = _known_to(spandrel, arrays, source)
     architecture = support.architecture
     if architecture.id not in _CONVOLUTIONAL:
@@ -228,6 +229,14 @@ def open_with_spandrel(arrays: Mapping[str, Array], source: str) -> Network:
     )
 
 
+def _spandrel() -> Any:
+    """Raises MissingExtraError where it isn't here, or what it wants itself isn't, or is made for another torch."""
+    try:
+        return import_module("spandrel")
+    except (ImportError, OSError, *_FAILURES) as error:
+        raise MissingExtraError("opening networks of spandrel's architectures", "spandrel") from error
+
+
 class _Settled(nn.Module):
     """What spandrel loaded, for inference alone: (1, 3, h, w) -> (1, 3, scale*h, scale*w), clipped as spandrel does.
 
@@ -268,7 +277,7 @@ def _known_to(spandrel: Any, arrays: Mapping[str, Array], source: str) -> tuple[
                 raise ModelError(f"{source}: its layer {name[:60]!r} holds NaN or infinity; get a sound file")
         kept = {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in inner.items()}
         return {name: torch.from_numpy(np.array(array)) for name, array in kept.items()}, support
-    read_architecture(arrays, source)  # says which are known
+    read_architecture(arrays, source, "spandrel doesn't know it either")  # says which are known
     raise ModelError(f"{source}: holds no network that is known to spandrel")
 
 

@@ -159,14 +159,19 @@ def is_known(arrays: Mapping[str, Array]) -> bool:
     return _recognised(arrays)[0] is not None
 
 
-def read_architecture(arrays: Mapping[str, Array], source: str) -> Architecture:
-    """The architecture with its weights in place. Raises ModelError as `open_arrays`."""
+def read_architecture(
+    arrays: Mapping[str, Array], source: str, others: str = "more with the extra 'spandrel'"
+) -> Architecture:
+    """The architecture with its weights in place. others: where more are known, for who has one of those.
+
+    Raises ModelError as `open_arrays`.
+    """
     read, inner = _recognised(arrays)
     if read is None:
         names = ", ".join(repr(_shown(name)) for name in list(inner)[:2])
         raise ModelError(
-            f"{source}: holds no network that is known here (layers {names}); known are {_KNOWN}, "
-            "more with the extra 'spandrel'; others can be exported as .onnx where they were trained"
+            f"{source}: holds no network that is known here (layers {names}); known are {_KNOWN}; "
+            f"{others}; export it as .onnx where its code is, by torch.onnx.export, and give that file"
             if names
             else f"{source}: holds no weights under names, so it is no checkpoint of a network; get another file"
         )

@@ -29,13 +29,23 @@ _MOST: Final = 10**9
 # And of all arrays that are made out of a few constants.
 _MOST_MADE: Final = 2**26
 _DEEPEST: Final = 4
-_MOST_NODES: Final = 100_000
+_MOST_NODES: Final = 20_000
+# OpenVINO's time to prepare them grows with the square of the first and the cube of the second; a network of 200
+# residual blocks has some 220 sums in a row.
+_MOST_INPUTS: Final = 256
+_LONGEST_RUN: Final = 384
+# The squares of all nodes' inputs, together.
+_MOST_EFFORT: Final = 2**20
 # Whole numbers in one array that sizes are computed from.
 _MOST_FOLDED: Final = 4096
 # Nobody knows by the layers how far it looks: more than is ever measured.
 _UNKNOWN_HALO: Final = 4096
 # Of TensorProto.DataType.
 _FLOAT: Final = 1
+# Of them -> from one number below 1 to the next: float16 and bfloat16.
+_STEPS: Final = {10: 2.0**-11, 16: 2.0**-8}
+# Sides on which is tried whether a second computation runs; some networks want more than the first.
+_TRIED: Final = (16, 64)
 # Before it, numbers aren't spread over pictures as here.
 _OLDEST_OPERATORS: Final = 8
 
@@ -61,6 +71,16 @@ _REFUSED: Final = (
 # What makes much out of little -> the input that says how much.
 _MAKERS: Final = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "OneHot": 1}
 
+# What works on each element alone.
+_ELEMENTWISE: Final = frozenset((
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "Cast", "CastLike", "Ceil",
+    "Celu", "Clip", "Cos", "Cosh", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
+    "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
+    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink",
+    "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh",
+    "ThresholdedRelu", "Where", "Xor",
+))  # fmt: skip
+
 _Values = npt.NDArray[np.int64]
 
 
@@ -69,7 +89,9 @@ def check_onnx(content: bytes, source: str) -> None:
 
     Refused are weights in other files, wherever these lie; operators and functions that aren't ONNX's own; loops and
     random numbers; arrays that claim 10^9 and more elements, or more or fewer than they hold; arrays of more than
-    2^26 elements made by ConstantOfShape, Expand, Tile, OneHot or Range; subgraphs more than four deep; cut files.
+    2^26 elements made by ConstantOfShape, Expand, Tile, OneHot or Range; subgraphs more than four deep; what engines
+    take minutes to prepare: more than 20,000 nodes, 256 inputs of one, or 384 operators on single elements in a row;
+    cut files. Needs no onnx.
     """
     try:
         _Walk(content, source).model()
@@ -109,6 +131,8 @@ class _Scope:
         self.values: dict[str, _Values] = {} if outer is None else dict(outer.values)
         self.constant: set[str] = set() if outer is None else set(outer.constant)
         self.dims: dict[str, tuple[int, ...]] = {} if outer is None else dict(outer.dims)
+        self.runs: dict[str, int] = {} if outer is None else dict(outer.runs)
+        """How many elementwise operators in a row lead to it."""
 
     def add(self, tensor: _Tensor, name: str) -> None:
         self.names.add(name)
@@ -123,7 +147,7 @@ class _Walk:
 
     def __init__(self, content: bytes, source: str) -> None:
         self._content, self._source = content, source
-        self._nodes = 0
+        self._nodes = self._effort = 0
         self._made = 0
 
     def model(self) -> None:
@@ -209,10 +233,10 @@ class _Walk:
                 self._refuse("keeps sparse weights; save it with dense ones")
             elif number == 1:
                 nodes.append(self._span(value))
+                self._nodes += 1
+                if self._nodes > _MOST_NODES:
+                    self._refuse(f"has more than {_MOST_NODES:,} nodes, as no network here; simplify it: onnxsim")
         for node in nodes:
-            self._nodes += 1
-            if self._nodes > _MOST_NODES:
-                self._refuse(f"has more than {_MOST_NODES} nodes, as no network here; export it smaller")
             self._node(node, scope, depth)
 
     def _node(self, span: range, scope: _Scope, depth: int) -> None:
@@ -241,6 +265,7 @@ class _Walk:
         if early := [each for each in inputs if each and each not in scope.names]:
             self._refuse(f"uses {one_line(early[0])[:60]!r} before it is made; export it again")
         node = _Node(kind, name, tuple(inputs), tuple(outputs), attributes)
+        self._check_effort(node, scope)
         scope.names |= set(outputs)
         if kind == "Constant":
             self._constant(node, scope)
@@ -251,6 +276,27 @@ class _Walk:
             if values is not None and len(outputs) == 1 and len(values) <= _MOST_FOLDED:
                 scope.values[outputs[0]] = values
         self._check_made(node, scope)
+
+    def _check_effort(self, node: _Node, scope: _Scope) -> None:
+        """Of what takes an engine long to prepare: that it stays little."""
+        of = f"'{one_line(node.name or node.kind)[:60]}' ({one_line(node.kind)[:60]})"
+        if len(node.inputs) > _MOST_INPUTS:
+            self._refuse(
+                f"{of} has {len(node.inputs):,} inputs, and more than {_MOST_INPUTS} take engines too long; export it"
+                " with fewer"
+            )
+        self._effort += len(node.inputs) ** 2
+        if self._effort > _MOST_EFFORT:
+            self._refuse("has many nodes of many inputs, which take engines too long; export it with fewer")
+        if node.kind not in _ELEMENTWISE:
+            return
+        run = 1 + max((scope.runs.get(name, 0) for name in node.inputs), default=0)
+        if run > _LONGEST_RUN:
+            self._refuse(
+                f"{of} is the last of {run} operators on single elements in a row, which take engines too long;"
+                " simplify it: onnxsim"
+            )
+        scope.runs |= dict.fromkeys(node.outputs, run)
 
     def _constant(self, node: _Node, scope: _Scope) -> None:
         given = next(iter(node.attributes.values()), None)
@@ -439,10 +485,11 @@ def open_onnx(content: bytes, source: str, interface: Interface) -> Network:
     """A network on RGB in 0..1 from a stranger's.
 
     Luma networks get Y of BT.601 full range, and chroma goes by bicubic. Where the stranger's input is of a fixed
-    size, so is the result's. Its `reference` is onnx's evaluator in NumPy on the bare network, with colours and
-    range around it apart from the graph. Nobody knows its `halo` by the layers: it is to be measured.
+    size, so is the result's. Its `reference` is onnx's evaluator in NumPy on the bare network, or ONNX Runtime where
+    that can't run it, with colours and range around it apart from the graph. Nobody knows its `halo` by the layers: it
+    is to be measured.
 
-    Raises ModelError as `check_onnx`, and where its operators are older than ONNX's set 8.
+    Raises ModelError as `check_onnx`, where its operators are older than ONNX's set 8, and where neither computes it.
     """
     check_onnx(content, source)
     if find_spec("onnx") is None:
@@ -461,6 +508,7 @@ def open_onnx(content: bytes, source: str, interface: Interface) -> Network:
         )
     colours = {"rgb": "RGB", "bgr": "BGR inside", "y": "luma; chroma by bicubic"}[interface.colour]
     sides = f", fixed input of {interface.rows} x {interface.cols}" if interface.rows and interface.cols else ""
+    reference, witness = _reference(bare, source, interface)
     return Network(
         content=_wrapped(bare, interface, operators),
         scale=interface.scale,
@@ -469,15 +517,18 @@ def open_onnx(content: bytes, source: str, interface: Interface) -> Network:
         parameters=interface.parameters,
         description=f"ONNX network of another maker{sides}",
         colour=f"{colours} ({interface.how})",
-        reference=_reference(content, source, interface),
-        witness=f"onnx {_version()}, its evaluator in NumPy",
+        rounding=_rounding(bare, interface),
+        reference=reference,
+        witness=witness,
     )
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("onnx")
+def _rounding(bare: Any, interface: Interface) -> float:
+    """What a network's output type rounds to just below white, in 8-bit levels; 0 in fp32, and for whole levels."""
+    (end,) = bare.graph.output
+    step = _STEPS.get(end.type.tensor_type.elem_type, 0.0)
+    largest = max(abs(interface.black), abs(interface.white))
+    return 255 * step * largest / (interface.white - interface.black)
 
 
 def _wrapped(bare: Any, interface: Interface, operators: int) -> bytes:
@@ -606,37 +657,31 @@ class _Writer:
         )
 
 
-def _reference(content: bytes, source: str, interface: Interface) -> Callable[[Floats], Floats]:
-    """The bare network by onnx's own evaluator, its convention in NumPy around it."""
+_Run = Callable[[Floats], Floats]
+
+
+def _reference(bare: Any, source: str, interface: Interface) -> tuple[Callable[[Floats], Floats], str]:
+    """The bare network by a second computation, its convention in NumPy around it; and the name of the computation."""
+    run, witness = _second(bare, source, interface)
+    width = interface.white - interface.black
+
+    def through(values: Floats) -> Floats:
+        levels = values * width + interface.black
+        given = np.rint(levels) if interface.dtype == "uint8" else levels
+        planes = given if interface.channels_last else given.transpose(2, 0, 1)
+        try:
+            made = run(np.ascontiguousarray(planes[None], np.dtype(interface.dtype)))
+        except Exception as error:
+            raise ModelError(
+                f"{source}: {witness}, against which it would be held, can't run it on {values.shape[:2]}:"
+                f" {one_line(str(error))[:200]}; export it for any size"
+            ) from error
+        part: Floats = made[0].astype(np.float64)
+        large = part if interface.channels_last else part.transpose(1, 2, 0)
+        return (large - interface.black) / width
 
     def enlarge(pixels: Floats) -> Floats:
-        from onnx import ModelProto
-        from onnx.reference import ReferenceEvaluator
-
-        bare: Any = ModelProto.FromString(content)
-        stored = {entry.name for entry in bare.graph.initializer}
-        (entrance,) = [port.name for port in bare.graph.input if port.name not in stored]
-        session = ReferenceEvaluator(bare)
-        width = interface.white - interface.black
         small = pixels.astype(np.float64)
-
-        def through(values: Floats) -> Floats:
-            levels = values * width + interface.black
-            given = np.rint(levels) if interface.dtype == "uint8" else levels
-            planes = given if interface.channels_last else given.transpose(2, 0, 1)
-            planes = np.ascontiguousarray(planes[None], np.dtype(interface.dtype))
-            try:
-                with np.errstate(all="ignore"):
-                    made: Any = session.run(None, {entrance: planes})
-            except Exception as error:
-                raise ModelError(
-                    f"{source}: onnx's evaluator, against which it would be held, can't run it:"
-                    f" {one_line(str(error))[:200]}; renew it with onnx.version_converter"
-                ) from error
-            part: Floats = made[0][0].astype(np.float64)
-            large = part if interface.channels_last else part.transpose(1, 2, 0)
-            return (large - interface.black) / width
-
         if interface.colour == "rgb":
             return through(small)
         if interface.colour == "bgr":
@@ -646,4 +691,80 @@ def _reference(content: bytes, source: str, interface: Interface) -> Callable[[F
         chroma: Floats = resize(small - luma, size)
         return through(luma) + chroma
 
-    return enlarge
+    return enlarge, witness
+
+
+def _second(bare: Any, source: str, interface: Interface) -> tuple[_Run, str]:
+    """The first computation apart from OpenVINO that runs a network, and its name."""
+    from importlib.metadata import version
+
+    why = ""
+    for opened, package, name in (
+        (_by_evaluator, "onnx", "onnx {}, its evaluator in NumPy"),
+        (_by_runtime, "onnxruntime", "ONNX Runtime {}, CPU"),
+    ):
+        if find_spec(package) is None:
+            continue
+        try:
+            run = opened(bare)
+            _try(run, interface)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this one can't
+            why += f"; {package}: {one_line(str(error))[:200]}"
+        else:
+            return run, name.format(version(package))
+    install = "" if find_spec("onnxruntime") else "pip install onnxruntime, or "
+    raise ModelError(
+        f"{source}: no second computation is at hand to hold it against{why}; {install}export it with another set of"
+        " operators"
+    )
+
+
+def _try(run: _Run, interface: Interface) -> None:
+    """Raise what a computation raises on a grey picture of every size tried."""
+    for side in _TRIED:
+        tried = -(-side // interface.multiple_of) * interface.multiple_of
+        rows, cols = interface.rows or tried, interface.cols or tried
+        sides = (rows, cols, interface.channels) if interface.channels_last else (interface.channels, rows, cols)
+        grey = (interface.black + interface.white) / 2
+        try:
+            run(np.full((1, *sides), grey, np.dtype(interface.dtype)))
+        except Exception:
+            if side == _TRIED[-1]:
+                raise
+        else:
+            return
+
+
+def _entrance(bare: Any) -> str:
+    stored = {entry.name for entry in bare.graph.initializer}
+    (entrance,) = [port.name for port in bare.graph.input if port.name not in stored]
+    return str(entrance)
+
+
+def _by_evaluator(bare: Any) -> _Run:
+    from onnx.reference import ReferenceEvaluator
+
+    session, entrance = ReferenceEvaluator(bare), _entrance(bare)
+
+    def run(planes: Floats) -> Floats:
+        with np.errstate(all="ignore"):
+            made: Any = session.run(None, {entrance: planes})
+        first: Floats = made[0]
+        return first
+
+    return run
+
+
+def _by_runtime(bare: Any) -> _Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(bare.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    entrance = _entrance(bare)
+
+    def run(planes: Floats) -> Floats:
+        first: Floats = session.run(None, {entrance: planes})[0]
+        return first
+
+    return run

@@ -96,13 +96,19 @@ class Graph:
     nodes: Mapping[str, Node] = field(repr=False)
     source: str
 
+    def ends(self) -> list[str]:
+        """The nodes that nobody takes from."""
+        taken = {name for node in self.nodes.values() for name in node.inputs}
+        return [name for name, node in self.nodes.items() if name not in taken and node.op not in ("Const", "NoOp")]
+
     def end(self) -> str:
         """The one node that nobody takes from. Raises ModelError where there are more, or none."""
-        taken = {name for node in self.nodes.values() for name in node.inputs}
-        ends = [name for name, node in self.nodes.items() if name not in taken and node.op not in ("Const", "NoOp")]
+        ends = self.ends()
         if len(ends) != 1:
             names = ", ".join(f"'{printable(name)}'" for name in ends[:5]) or "all go round in a circle"
-            raise ModelError(f"{self.source}: has {len(ends)} ends ({names}) where one is wanted; name the output node")
+            raise ModelError(
+                f"{self.source}: has {len(ends)} ends ({names}) where one is wanted; name the output node with --node"
+            )
         return ends[0]
 
     def in_order(self, end: str) -> list[Node]:

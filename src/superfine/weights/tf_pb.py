@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from superfine.errors import MissingExtraError, ModelError
+from superfine.errors import MissingExtraError, ModelError, UsageError
 from superfine.weights.network import Network
 from superfine.weights.tf_graph import Node, printable, read_tf_pb
 from superfine.weights.tf_reference import enlarge_as_opencv
@@ -460,11 +460,14 @@ def open_tf_pb(content: bytes, source: str, output: str = "") -> Network:
 
     `source` names the file in errors; `output` the last node, where the graph has several ends, as LapSRN for x4.
     Raises ModelError where the file is broken, or does what isn't known here: then it names the operator and the
-    node; MissingExtraError without onnx.
+    node; MissingExtraError without onnx; UsageError with the ends that there are where `output` is none of its nodes.
     """
     if find_spec("onnx") is None:
         raise MissingExtraError("converting a network", "convert")
     graph = read_tf_pb(content, source)
+    if output and output not in graph.nodes:
+        ends = ", ".join(f"'{printable(name)}'" for name in graph.ends()[:5]) or "none"
+        raise UsageError(f"{source}: has no node '{printable(output)}'; its ends are: {ends}")
     nodes = graph.in_order(output or graph.end())
     onnx = _Onnx()
     luma, chroma = _colours_in(onnx)
