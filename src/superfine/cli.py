@@ -11,6 +11,7 @@ import typer
 
 from superfine import cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train
 from superfine.errors import SuperfineError, UsageError
+from superfine.interrupt import heeded
 from superfine.terminal import one_line
 
 __all__ = ["app", "main"]
@@ -91,7 +92,8 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with heeded():
+            app()
     except UsageError as error:
         _stop(str(error), 2)
     except SuperfineError as error:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from superfine.atomic import written_whole
 from superfine.errors import MissingExtraError, OutputError, SourceError, TooLargeError, UsageError
 from superfine.exif import Block, Tag, add_to_tiff, exif_block, pack_exif, tiff_block, with_size
+from superfine.interrupt import raise_if_asked
 from superfine.pngtext import XMP_KEYWORD, append_chunks, text_chunks, xmp_chunk
 from superfine.rowstream import RowStream
 
@@ -492,7 +493,10 @@ class _Reading:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             raise SourceError(f"{self._path}: can't be read: {error.strerror}") from error
-        if error is None or not isinstance(error, _vips().Error):
+        if error is not None and not isinstance(error, _vips().Error):
+            return
+        raise_if_asked()
+        if error is None:
             return
         reason = _reason(error)
         if "not in a known format" in reason:

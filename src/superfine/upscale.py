@@ -24,6 +24,7 @@ from superfine.color import KINDS
 from superfine.engine import Precision
 from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
 from superfine.image import Format, Picture, format_of, open_picture, save_picture
+from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, list_pictures
 from superfine.models import Card, HaloKind
@@ -234,6 +235,7 @@ class _Run:
             result = self._do(item)
         except (SuperfineError, MemoryError, OSError) as error:
             result = _failure(item, error)
+        raise_if_asked()
         if result is not None:
             self._finish(result, item.weight - self._told)
         while self._pending and (len(self._pending) > _PENDING_FILES or self._pending[0].encoding.over):
@@ -311,6 +313,7 @@ class _Run:
                 encoding.start()
                 for band in route.bands(picture.shape, bands, lambda share: self._advance(share * item.weight)):
                     encoding.put(band)
+                    raise_if_asked()
                 encoding.put(None)
             except BaseException:
                 encoding.stop()
