@@ -2,10 +2,10 @@
 
 Content moves by +d: `second[r, c] = first[r - dy, c - dx]` gives the shift (dy, dx).
 
-Three steps. The start is the highest correlation over the overlap; where it leads nowhere, the next highest
-are tried, of which only a certain answer is taken. Then an estimating equation is solved by Gauss-Newton: the
-residual of `second` and the shifted `first`, weighted by frequency, is orthogonal to the gradient of both
-pictures' mean,
+Three steps. The start is the highest correlation over the overlap; in pictures that repeat themselves the others
+that come near it are followed too, and the one that leaves the least noise is taken. Then an estimating
+equation is solved by Gauss-Newton: the residual of `second` and the shifted `first`, weighted by frequency, is
+orthogonal to the gradient of both pictures' mean,
 
     sum over f of  weight(f) * conj(gradient(f)) * residual(f) = 0,
 
@@ -23,7 +23,6 @@ doi:10.1109/TIP.2004.832923 (bound and bias).
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeVar
@@ -48,8 +47,11 @@ _SMALLEST: Final = 16
 _REACH: Final = 0.25
 # Windows: their largest side, how many a side, and the side of what the search for the start looks at.
 _WINDOW, _WINDOWS, _GLANCE = 256, 3, 320
-# Where the best start leads nowhere others are tried: how many in all, and how far from each other at least.
-_PEAKS, _APART = 4, 2
+# Peaks that are looked at, how far from each other at least, and at which share of the best one's height another is
+# its rival: all rivals are followed, and the one that leaves the least noise is right.
+_PEAKS, _APART, _RIVAL = 16, 2, 0.95
+# Rivals further than this from each other, in pixels, that leave noise within this factor can't be told apart.
+_SAME, _ALIKE = 0.5, 1.03
 # The search takes slow shading away by a box of this radius.
 _SHADING: Final = 8
 _DEGREE: Final = 9
@@ -68,7 +70,7 @@ _PASS: Final = 0.3
 _CUTOFFS: Final = (9.0, 0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05)
 # What rises over this many times the lowest level of noise counts as a pull the same way everywhere: so many times it
 # where frequencies are chosen, which aliasing has to lose, and so much of it in the standard error.
-_FLAT, _PULL, _PULL_SEEN = 2.0, 4.0, 0.5
+_FLAT, _PULL, _PULL_SEEN = 2.0, 2.0, 0.5
 # Steps from one place, the last that may change weights, and places to begin from.
 _TURNS, _LAST_WEIGHTS, _STARTS = 14, 6, 5
 # A step's greatest length in pixels, and its length when weights stand, when gradients do, and when all is done.
@@ -88,8 +90,8 @@ _AFFINE_TURNS, _AFFINE_CLOSE, _WINDOW_ERROR, _MOST_AFFINE = 6, 1e-3, 1e-4, 0.2
 # After so many samples the spline has forgotten a border.
 _SPLINE_FADES: Final = 16
 _LEAST_SLOPE: Final = 1e-6
-# What is found from another than the best start has to fit better.
-_LEAST_CORRELATION, _LARGEST_ERROR, _CERTAIN, _SMALL_ERROR = 0.45, 0.2, 0.9, 0.05
+# The least correlation is lower where no other peak reaches this share of the best one's height.
+_LEAST_CORRELATION, _LEAST_OF_OUTSTANDING, _FAR_LOWER, _LARGEST_ERROR = 0.45, 0.25, 0.55, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,22 +160,37 @@ def register(
     check_pair(first, second)
     if model == "affine":
         return _register_affine(first, second, robust=robust)
-    starts = _starts(first, second)
-    try:
-        return _register_from(*next(starts), first, second, robust=robust)
-    except NoMatchError as error:
-        refusal = error
-    others = []
-    for start, ahead in starts:
-        with suppress(NoMatchError):
-            others.append(_register_from(start, ahead, first, second, robust=robust))
-    best = max(others, key=lambda found: found.correlation, default=None)
-    if best is None or best.correlation < _CERTAIN or max(best.error) > _SMALL_ERROR:
-        raise refusal
+    peaks = _peaks(first, second)
+    rivals, stands_out = [next(peaks)], False
+    for peak in peaks:
+        if peak.likeness < _RIVAL * rivals[0].likeness:
+            stands_out = peak.likeness < _FAR_LOWER * rivals[0].likeness
+            break
+        rivals.append(peak)
+    least = _LEAST_OF_OUTSTANDING if stands_out else _LEAST_CORRELATION
+    found, refusals = [], []
+    for peak in rivals:
+        try:
+            found.append(_register_from(peak, first, second, least=least, robust=robust))
+        except NoMatchError as error:
+            refusals.append(error)
+    if not found:
+        raise refusals[0]
+    best = min(found, key=lambda one: one.noise)
+    for other in found:
+        beside = max(abs(other.shift[axis] - best.shift[axis]) for axis in (0, 1))
+        if beside > _SAME and other.noise < _ALIKE * best.noise:
+            raise NoMatchError(_UNRELIABLE.format(_repeated(best.shift, other.shift)))
     return best
 
 
-def _register_from(start: tuple[int, int], ahead: Floats, first: Array, second: Array, *, robust: bool) -> Registration:
+def _repeated(one: Pair, other: Pair) -> str:
+    places = " and ".join(f"({down:.1f}, {right:.1f})" for down, right in (one, other))
+    return f"the pictures repeat themselves, and shifts by {places} fit alike"
+
+
+def _register_from(peak: "_Peak", first: Array, second: Array, *, least: float, robust: bool) -> Registration:
+    start, ahead = _placed(peak, first, second)
     for _ in range(_STARTS):
         fit, rest = _solve(*_windows(first, second, start), ahead, robust=robust)
         if fit is not None and np.abs(rest).max() < _ASIDE:
@@ -188,7 +205,7 @@ def _register_from(start: tuple[int, int], ahead: Floats, first: Array, second: 
     if not fit.settled:
         raise NoMatchError(_UNRELIABLE.format("no shift fits better than those next to it"))
     error = np.sqrt(np.diag(fit.covariance))
-    _check_reliable(fit, error)
+    _check_reliable(fit, error, least)
     rows, cols = first.shape[:2]
     shift = (start[0] + float(rest[0]), start[1] + float(rest[1]))
     return Registration(
@@ -232,12 +249,10 @@ def check_pair(first: Array, second: Array) -> None:
             )
 
 
-def _check_reliable(fit: _Fit, error: Floats) -> None:
-    if fit.correlation < _LEAST_CORRELATION:
+def _check_reliable(fit: _Fit, error: Floats, least: float) -> None:
+    if fit.correlation < least:
         raise NoMatchError(
-            _UNRELIABLE.format(
-                f"where they fit best their correlation is {fit.correlation:.2f}, under {_LEAST_CORRELATION}"
-            )
+            _UNRELIABLE.format(f"where they fit best their correlation is {fit.correlation:.2f}, under {least}")
         )
     if error.max() > _LARGEST_ERROR:
         raise NoMatchError(
@@ -266,28 +281,44 @@ def luma(pixels: Array) -> Floats:
 
 def whole_shift(first: Array, second: Array) -> tuple[int, int]:
     """The whole-pixel shift at which both look most alike."""
-    start, _ = next(_starts(first, second))
+    start, _ = _placed(next(_peaks(first, second)), first, second)
     return start
 
 
-def _starts(first: Array, second: Array) -> Iterator[tuple[tuple[int, int], Floats]]:
-    """The whole-pixel shifts at which both look most alike, the best first, and about how much is left of each."""
+@dataclass(frozen=True, eq=False)
+class _Peak:
+    """Where two pictures, or what they are when made smaller by `step`, look alike."""
+
+    place: tuple[int, int]
+    ahead: Floats
+    """About how much further the peak is, in samples."""
+    likeness: float
+    step: int
+
+
+def _peaks(first: Array, second: Array) -> Iterator[_Peak]:
+    """The highest first."""
     step = math.ceil(max(first.shape[:2]) / _GLANCE)
     one, two = (_shrunk(pixels, step) for pixels in (first, second))
     reach = (int(one.shape[0] * _REACH), int(one.shape[1] * _REACH))
     likeness = _likeness(one, two, reach)
-    seen = likeness.copy()
+    left = likeness.copy()
     for _ in range(_PEAKS):
-        rows, cols = _best(likeness)
-        start, ahead = (rows * step, cols * step), _vertex(seen, rows, cols)
-        top, left = rows + reach[0], cols + reach[1]
-        likeness[max(0, top - _APART) : top + _APART + 1, max(0, left - _APART) : left + _APART + 1] = -np.inf
-        if step > 1:
-            pairs = zip(*_windows(first, second, start), strict=True)
-            near = np.stack([_likeness(*pair, (2 * step, 2 * step)) for pair in pairs]).sum(axis=0)
-            rows, cols = _best(near)
-            start, ahead = (start[0] + rows, start[1] + cols), _vertex(near, rows, cols)
-        yield start, ahead
+        row, col = _best(left)
+        top, start = row + reach[0], col + reach[1]
+        yield _Peak((row, col), _vertex(likeness, row, col), float(likeness[top, start]), step)
+        left[max(0, top - _APART) : top + _APART + 1, max(0, start - _APART) : start + _APART + 1] = -np.inf
+
+
+def _placed(peak: _Peak, first: Array, second: Array) -> tuple[tuple[int, int], Floats]:
+    """The whole-pixel shift of the pictures themselves, and about how much is left of it."""
+    start = (peak.place[0] * peak.step, peak.place[1] * peak.step)
+    if peak.step == 1:
+        return start, peak.ahead
+    pairs = zip(*_windows(first, second, start), strict=True)
+    near = np.stack([_likeness(*pair, (2 * peak.step, 2 * peak.step)) for pair in pairs]).sum(axis=0)
+    row, col = _best(near)
+    return (start[0] + row, start[1] + col), _vertex(near, row, col)
 
 
 def _vertex(likeness: Floats, row: int, col: int) -> Floats:
@@ -461,7 +492,7 @@ def _register_affine(first: Array, second: Array, *, robust: bool) -> Registrati
         inliers=kept * float(np.mean([fit.inliers for fit in summary])),
         settled=True,
     )
-    _check_reliable(joined, error)
+    _check_reliable(joined, error, _LEAST_CORRELATION)
     if np.abs(place.linear - np.eye(2)).max() > _MOST_AFFINE or np.any(
         np.abs(place.shift) > np.array(size) * _REACH + 1
     ):
