@@ -179,6 +179,40 @@ def test_pictures_are_drawn_by_area_and_turned_all_ways(tmp_path):
     assert ((counts - 200) ** 2 / 200).sum() < 45, counts
 
 
+def test_a_patch_enlarged_by_its_kernel_lies_where_it_was(photos, tmp_path):
+    """Kernels of one pixel leave the luma as it is, to the rounding and the closed form's distrust of it."""
+    alone = {"factors": [1], "round": 0, "long": 0, "motion": 0, "misjudged": 0, "noisy": 0, "uneven": 0}
+    pictures = open_data(config(net="in luma", scale=1, kernels=alone), photos, tmp_path).train
+    batch = batch_at(pictures, config(net="in luma", scale=1, kernels=alone, batch=9), 1)
+    assert float((batch.small - batch.large).abs().mean()) < 1 / 255
+
+
+def test_kernels_are_drawn_alike_for_alike_steps(photos, tmp_path):
+    wanted = config(net="in luma", scale=1, kernels={}, batch=5)
+    pictures = open_data(wanted, photos, tmp_path).train
+    first, again, other = (batch_at(pictures, wanted, step) for step in (1, 1, 2))
+    assert torch.equal(first.small, again.small)
+    assert not torch.equal(first.small, other.small)
+    part = batch_at(pictures, wanted, 1, part=slice(1, None, 2))
+    assert torch.equal(part.small, first.small[1::2])
+
+
+def test_a_whole_picture_is_enlarged_by_the_same_kernel_each_time(photos, tmp_path):
+    wanted = config(net="in luma", scale=1, kernels={"factors": [2]}, hold_out={"a": 2}, folders=["a"])
+    held = open_data(wanted, photos, tmp_path).validation
+    once, twice = (list(whole_pairs(held, wanted)) for _ in range(2))
+    for one, two in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(one.small, two.small)
+        assert one.small.shape == one.large.shape
+
+
+def test_kernels_need_scale_one(photos):
+    with pytest.raises(
+        TrainingError, match="data.kernels gives pictures that are enlarged already; it needs scale = 1"
+    ):
+        config(scale=2, kernels={})
+
+
 def test_a_degraded_patch_is_the_degraded_neighbourhood(photos, tmp_path, monkeypatch):
     """The patch lies in the middle of what is degraded; borders are replicated."""
     seen = []

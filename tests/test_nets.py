@@ -166,8 +166,7 @@ def test_without_a_residual_it_is_bicubic(card, scale):
         )
 
 
-@each_scale
-@pytest.mark.parametrize("card", [card for card in NETS.values() if card.colour == "luma"], ids=lambda card: card.name)
+@each_of([(card, scale) for card, scale in EACH_NET if card.colour == "luma"])
 def test_luma_alone_is_the_luma_of_colour(card, scale):
     """One channel in gives what the luma of the enlarged colours is, since all of it is linear but the residual."""
     net, pixels = built(card.name, scale), planes_of(card)
@@ -404,7 +403,7 @@ SCALES = {
 FILES = [
     pytest.param((card, scale), id=f"{card.name}-x{scale}")
     for card in TESTED.values()
-    for scale in SCALES.get(card.name, (2,))
+    for scale in SCALES.get(card.name, card.scales[:1])
 ]
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "area_resize",
     "blur",
     "degrade",
+    "fast_length",
     "gaussian_kernel",
     "gaussian_noise",
     "jpeg",
@@ -250,7 +251,7 @@ def _convolve_lines(planes: Floats, lines: tuple[Floats, Floats]) -> Floats:
 def _convolve_planes(planes: Floats, kernel: Floats, out: Floats) -> None:
     """(C, H, W) by FFT, which wraps round; what it wraps into is cut off."""
     (rows, cols), edge = planes.shape[1:], [side // 2 for side in kernel.shape]
-    size = _fast_length(rows + 2 * edge[0]), _fast_length(cols + 2 * edge[1])
+    size = fast_length(rows + 2 * edge[0]), fast_length(cols + 2 * edge[1])
     spectrum = np.fft.rfft2(kernel, size)
     for plane, made in zip(planes, out, strict=True):  # one at a time stays in the cache
         padded = np.pad(plane, [(each, each) for each in edge], mode="edge")
@@ -300,7 +301,7 @@ def _resample(pixels: Floats, size: tuple[int, int], kind: str) -> Floats:
     return resize(pixels, size, kind)
 
 
-def _fast_length(length: int) -> int:
+def fast_length(length: int) -> int:
     """The next length without a prime factor above five; others can cost an FFT thrice the time."""
     return next(size for size in range(length, 2 * length + 1) if 30 ** size.bit_length() % size == 0)
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from superfine.classical.degrade import Degradation
+from superfine.classical.kernels import Kernels
 from superfine.errors import TrainingError, UsageError
 
 __all__ = [
@@ -62,12 +63,16 @@ class DataConfig(_Table):
     """How many pages of text and line art are rendered, by the run's seed, and join the training pictures."""
     degrade: Degradation | None = None
     """How the small picture is made; where it is missing, by MATLAB's bicubic alone."""
+    kernels: Kernels | None = None
+    """At scale 1: the picture made small by a kernel, and enlarged again as far as what is known of it allows."""
 
     @model_validator(mode="after")
     def _folders_are_named(self) -> "DataConfig":
         for key, table in (("sizes", self.sizes), ("often", self.often), ("hold_out", self.hold_out)):
             if strange := sorted(set(table) - set(self.folders)):
                 raise ValueError(f"{key} speaks of {', '.join(strange)}, which is not among the folders")
+        if self.kernels is not None and self.degrade is not None:
+            raise ValueError("degrade and kernels each make the small picture; keep one")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together leave nothing to train on")
         return self
@@ -185,6 +190,12 @@ class TrainConfig(_Table):
         return self.stages[-1]
 
     @model_validator(mode="after")
+    def _kernels_keep_the_size(self) -> "TrainConfig":
+        if self.data.kernels is not None and self.scale != 1:
+            raise ValueError("data.kernels gives pictures that are enlarged already; it needs scale = 1")
+        return self
+
+    @model_validator(mode="after")
     def _adversary(self) -> "TrainConfig":
         fights = any(stage.loss.get("adversarial") for stage in self.stages)
         if fights != (self.critic is not None):
@@ -233,8 +244,13 @@ def to_config(given: dict[str, Any], source: str) -> TrainConfig:
         # A wrong stage also counts as one too few: that is said once.
         faults = [fault for fault in error.errors() if fault["type"] != "too_short"] or error.errors()
         raise TrainingError("\n".join(f"{source}: {_sentence(fault)}" for fault in faults)) from error
-    except UsageError as error:  # of a degradation's own check
-        raise TrainingError(f"{source}: data.degrade: {error}") from error
+    except UsageError as error:  # of a degradation's or the kernels' own check
+        raise TrainingError(f"{source}: data.{_making(given)}: {error}") from error
+
+
+def _making(given: dict[str, Any]) -> str:
+    """The table that says how small pictures are made."""
+    return "kernels" if "kernels" in given.get("data", {}) else "degrade"
 
 
 def _sentence(fault: Any) -> str:

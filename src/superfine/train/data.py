@@ -23,6 +23,7 @@ import torch
 
 from superfine.atomic import written_whole
 from superfine.classical.degrade import Degradation, degrade
+from superfine.classical.kernels import Kernels
 from superfine.classical.resample import KERNELS, matlab_resize, taps
 from superfine.color import FULL_LUMA
 from superfine.errors import MissingExtraError, SourceError, TrainingError
@@ -50,6 +51,7 @@ Say = Callable[[str], None]
 
 # How far around a patch its small pixels are made of, in small pixels: MATLAB's bicubic, and any degradation.
 _BICUBIC_MARGIN: Final = 2
+_KERNEL_MARGIN: Final = 24
 _LARGEST_MARGIN: Final = 128
 # The least side of a small picture that is judged: SSIM's window has room in it.
 _LEAST_SIDE: Final = 16
@@ -410,8 +412,7 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     stage, scale = config.stage_at(step), pictures.scale
     picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)[:, part]
     begin, rows, cols, second = pictures.table[picture].T
-    worse = config.data.degrade
-    margin = _margin(worse, scale)
+    margin = _margin(config.data.degrade, scale) if config.data.kernels is None else _KERNEL_MARGIN
     large = _cut(
         pictures.flat,
         (begin, rows * scale, cols * scale),
@@ -419,14 +420,13 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
         stage.patch * scale,
         margin * scale,
     )
-    if worse is None:
+    make = _maker(config, scale)
+    if make is None:
         small = _bicubic(large, scale)
     else:
         numbers = range(stage.batch)[part]
         draws = [np.random.default_rng((config.seed, step, number)) for number in numbers]
-        made = [
-            degrade(sample, scale, worse, draw).small for sample, draw in zip(large.cpu().numpy(), draws, strict=True)
-        ]
+        made = [make(sample, draw) for sample, draw in zip(large.cpu().numpy(), draws, strict=True)]
         inner = slice(margin, margin + stage.patch)
         small = torch.from_numpy(np.stack(made)[:, inner, inner]).to(large.device)
     own = np.flatnonzero(second >= 0)
@@ -438,6 +438,25 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     inner = slice(margin * scale, (margin + stage.patch) * scale)
     luma = NETS[config.net].colour == "luma"
     return Batch(*(_finished(pixels, ways, luma=luma) for pixels in (small, large[:, inner, inner])))
+
+
+def _maker(config: TrainConfig, scale: int) -> Callable[[Bytes, np.random.Generator], Bytes] | None:
+    """What makes a small picture of a large one by chance; None where MATLAB's bicubic does."""
+    worse, kernels = config.data.degrade, config.data.kernels
+    if worse is not None:
+        return lambda large, draw: degrade(large, scale, worse, draw).small
+    if kernels is not None:
+        return lambda large, draw: _enlarged_by_kernel(large, kernels, draw)
+    return None
+
+
+def _enlarged_by_kernel(large: Bytes, kernels: Kernels, draw: np.random.Generator) -> Bytes:
+    """The luma of (H, W, 3), made small by a kernel and enlarged as far as it allows, as grey (H, W, 3)."""
+    drawn = kernels.draw(draw)
+    rows, cols = (side // drawn.scale * drawn.scale for side in large.shape[:2])
+    luma = (large @ FULL_LUMA.astype(np.float32)) / 255
+    luma[:rows, :cols] = drawn.start(luma[:rows, :cols], draw)
+    return np.repeat(np.round(luma * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _margin(worse: Degradation | None, scale: int) -> int:
@@ -583,15 +602,15 @@ class Batches:
 
 def whole_pairs(pictures: Pictures, config: TrainConfig) -> Iterator[Pair]:
     """The pictures whole, each with its small one as the config makes it, always the same."""
+    make = _maker(config, pictures.scale)
     for place, (name, (begin, rows, cols, second)) in enumerate(
         zip(pictures.names, pictures.table.tolist(), strict=True)
     ):
         large = pictures.pixels(begin, rows * pictures.scale, cols * pictures.scale)
         if second >= 0:
             small = pictures.pixels(second, rows, cols)
-        elif config.data.degrade is not None:
-            draw = np.random.default_rng((config.seed, 0, place))  # steps begin at one
-            small = degrade(large, pictures.scale, config.data.degrade, draw).small
+        elif make is not None:
+            small = make(large, np.random.default_rng((config.seed, 0, place)))  # steps begin at one
         else:
             small = matlab_resize(large, (rows, cols))
         yield Pair(name, small, large)

@@ -9,6 +9,7 @@ from superfine.train.nets.espcn import ESPCN
 from superfine.train.nets.fsrcnn import FSRCNN
 from superfine.train.nets.layers import Colour, Net
 from superfine.train.nets.plain import Plain
+from superfine.train.nets.refiner import Refiner
 from superfine.train.nets.residual import Residual
 from superfine.train.nets.residual_unet import ResidualUNet
 from superfine.train.nets.srresnet import SRResNet
@@ -75,6 +76,17 @@ NETS = {
             fp32_end=True,
             bytes_per_pixel=300,
             source="residual 3x3 blocks, folded as in SESR, arXiv:2103.09404",
+        ),
+        NetCard(
+            name="refiner-64x4",
+            build=lambda scale: Refiner(channels=64, blocks=4),
+            colour="luma",
+            halo=20,
+            multiple_of=2,
+            scales=(1,),
+            fp32_end=True,
+            bytes_per_pixel=280,
+            source="residual 3x3 blocks at half the resolution, after arXiv:2008.13751",
         ),
         NetCard(
             name="three-layer",
