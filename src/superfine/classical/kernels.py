@@ -40,6 +40,11 @@ _SUM: Final = 1e-3
 # Standard deviation of a photo's gradient in 0..1, and the frequency (cycles per pixel) below which its power is flat.
 _GRADIENT: Final = 0.05
 _FLAT: Final = 0.002
+# Standard deviation in 0..1 of a restored picture's errors, alike at all frequencies.
+_ERROR: Final = 0.015
+# A step aims at this share of the tolerance, and every so many turns it's looked whether that is enough.
+_INSIDE: Final = 0.9
+_LOOK_EVERY: Final = 4
 # Small pixels of mirror beyond the border, before a period ends; the outer half fades to the mean.
 _MARGIN: Final = 16
 
@@ -274,50 +279,54 @@ class Reduction:
         small: (..., h, w) in 0..1; noise: its standard deviation in 0..1, above zero. Closed form in
         Fourier space (Zhao et al. 2016, doi:10.1109/TIP.2016.2567075) on the picture mirrored beyond its border.
         """
-        scale, (rows, cols) = self.scale, self.size
-        around = [(0, 0)] * (small.ndim - 2) + [(_MARGIN, extent - side - _MARGIN) for side, extent in self._extents]
         level = small.mean(axis=(-2, -1), keepdims=True)
-        faded = np.pad(small - level, around, mode="symmetric") * self._fading
-        spectrum = np.fft.fft2(faded) / (self._spread + noise**2)
-        large = np.fft.ifft2(self._back * np.tile(spectrum, (scale, scale))).real
-        top = left = scale * _MARGIN
-        made: Floats = large[..., top : top + scale * rows, left : left + scale * cols] + level
+        spectrum = self._spectrum(small - level) / (self._spread + noise**2)
+        made: Floats = self._large(self._back * np.tile(spectrum, (self.scale, self.scale))) + level
         return made.astype(small.dtype, copy=False)
 
-    def consistent(self, large: Floats, small: Floats, tolerance: float, *, turns: int = 60) -> Floats:
-        """The picture near to `large` that this operation makes `small` of, to `tolerance` in every sample.
+    def corrected(self, large: Floats, small: Floats, noise: float) -> Floats:
+        """`large` brought nearer to what `small` says, as far as its `noise` (0..1, above zero) lets it be believed.
 
-        A rounded sample says no more than that: what lies within the tolerance is left as it is, so that
-        rounding isn't amplified. By conjugate gradients on the small picture, to a tenth of the tolerance;
-        what the operation doesn't see is not changed. Stops after `turns` where the kernel leaves too little.
+        The most probable picture where the errors of `large` are alike at all frequencies; closed form as
+        `likeliest`. Shapes (..., s*h, s*w) and (..., h, w).
+        """
+        spectrum = self._spectrum(small - self(large)) / (_ERROR**2 * self._power + noise**2)
+        change = self._large(_ERROR**2 * self._transfer.conj() * np.tile(spectrum, (self.scale, self.scale)))
+        return (large + change).astype(large.dtype, copy=False)
+
+    def consistent(self, large: Floats, small: Floats, tolerance: float, *, turns: int = 400) -> Floats:
+        """The picture nearest to `large` that this operation makes `small` of, to `tolerance` in every sample.
+
+        A rounded sample says no more than that, and what the operation doesn't see is left alone. By
+        FISTA on the dual (Beck and Teboulle 2009, doi:10.1137/080716542), one weight for each small pixel,
+        most of them zero; stops after `turns` where the kernel leaves too little. Soonest from a
+        `corrected` picture. Gives float64.
         """
         large = large.astype(np.float64)
-        missing = small.astype(np.float64) - self(large)
-        missing -= np.clip(missing, -0.9 * tolerance, 0.9 * tolerance)
-        weight = np.zeros_like(missing)
-        step = direction = self._equalised(missing)
-        power = (missing * step).sum()
-        for _ in range(turns):
-            if np.abs(missing).max() <= 0.1 * tolerance:
+        missing = small - self(large)
+        weight = ahead = np.zeros_like(missing)
+        step, inertia = 1 / self._power.max(), 1.0
+        for turn in range(turns):
+            if turn % _LOOK_EVERY == 0 and np.abs(missing - self(self.adjoint(weight))).max() <= tolerance:
                 break
-            seen = self(self.adjoint(direction))
-            length = power / (direction * seen).sum()
-            weight += length * direction
-            missing = missing - length * seen
-            step = self._equalised(missing)
-            fresh = (missing * step).sum()
-            direction = step + fresh / power * direction
-            power = fresh
+            moved = ahead + step * (missing - self(self.adjoint(ahead)))
+            moved = np.sign(moved) * np.maximum(np.abs(moved) - step * _INSIDE * tolerance, 0)
+            inertia, before = (1 + np.sqrt(1 + 4 * inertia**2)) / 2, inertia
+            ahead = moved + (before - 1) / inertia * (moved - weight)
+            weight = moved
         made: Floats = large + self.adjoint(weight)
         return made
 
-    def _equalised(self, small: Floats) -> Floats:
-        """About the inverse of the operation times its adjoint: what makes conjugate gradients converge soon."""
+    def _spectrum(self, small: Floats) -> npt.NDArray[np.complexfloating]:
+        """Of (..., h, w), mirrored beyond its border up to where the period ends."""
         around = [(0, 0)] * (small.ndim - 2) + [(_MARGIN, extent - side - _MARGIN) for side, extent in self._extents]
-        spectrum = np.fft.fft2(np.pad(small, around)) / (self._power + 1e-7)
-        rows, cols = self.size
-        made: Floats = np.fft.ifft2(spectrum).real[..., _MARGIN : _MARGIN + rows, _MARGIN : _MARGIN + cols]
-        return made
+        return np.fft.fft2(np.pad(small, around, mode="symmetric") * self._fading)
+
+    def _large(self, spectrum: npt.NDArray[np.complexfloating]) -> Floats:
+        """The large picture in the period of a spectrum."""
+        first, (rows, cols) = self.scale * _MARGIN, self.size
+        large: Floats = np.fft.ifft2(spectrum).real
+        return large[..., first : first + self.scale * rows, first : first + self.scale * cols]
 
     # ---- what depends on the kernel and the size alone
 
