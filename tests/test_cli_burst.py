@@ -58,7 +58,7 @@ def test_it_is_written_and_said(tmp_path, taken):
     done = run(app, ["burst", *given, "-o", str(tmp_path / "out.png"), "--scale", "2", "--model", "bicubic"])
     assert done.exit_code == 0, done.output
     assert "3 of 3 frames" in done.stdout
-    assert f"{taken[0]} and others -> {tmp_path / 'out.png'}" in done.stdout
+    assert f"{taken[0]} and 2 more -> {tmp_path / 'out.png'}" in done.stdout
     assert "128 x 128" in done.stdout
     assert error(seen(tmp_path / "out.png").squeeze()) < 0.8 * error(upscale(frame(0), 2, model="bicubic"))
     again = run(app, ["burst", *given, "-o", str(tmp_path / "out.png")])
@@ -93,6 +93,8 @@ def test_profile_and_exif_are_the_references(tmp_path):
         [tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "out.jpg", shooting=PLAIN, done=heard.append
     )
     assert fused.size == (128, 128)
+    assert heard == sorted(heard)
+    assert 0 < heard[0] < 0.2
     assert heard[-1] == 1
     with Image.open(tmp_path / "out.jpg") as made:
         assert made.getexif()[0x010F] == "Maker a"
@@ -124,6 +126,7 @@ def test_one_frame_is_plain_upscaling(tmp_path, taken):
     done = run(app, ["burst", str(taken[0]), "-o", str(tmp_path / "out.png"), "-m", "bicubic"])
     assert done.exit_code == 0
     assert "this is plain upscaling of one picture, by bicubic" in done.stdout
+    assert f"{taken[0]} -> {tmp_path / 'out.png'}" in done.stdout
     plain = upscale(frame(0), 2, model="bicubic")
     assert np.abs(seen(tmp_path / "out.png").squeeze().astype(int) - plain).max() <= 1
 
@@ -163,11 +166,13 @@ def test_wishes_that_cannot_be(options, words):
 
 
 def test_places_that_cannot_be(tmp_path, taken):
-    with pytest.raises(OutputError, match="the output is one of the frames"):
+    with pytest.raises(OutputError, match="the output is one of the sources"):
         burst_path(taken, taken[1], overwrite=True)
     with pytest.raises(OutputError, match="is a folder"):
         (tmp_path / "there.png").mkdir()
         burst_path(taken, tmp_path / "there.png")
+    with pytest.raises(UsageError, match="there is no such folder for the output"):
+        burst_path(taken, tmp_path / "nowhere" / "out.png")
     with pytest.raises(UsageError, match="doesn't write"):
         burst_path(taken, tmp_path / "out.bmp")
     with pytest.raises(UsageError, match="is a folder; name its pictures"):
@@ -178,3 +183,28 @@ def test_places_that_cannot_be(tmp_path, taken):
         burst_path([Path("a.png"), ""], tmp_path / "out.png")
     with pytest.raises(UsageError, match="no frames given"):
         burst_path([], tmp_path / "out.png")
+
+
+def test_a_closed_folder_is_said_before_the_work(tmp_path, taken, monkeypatch):
+    monkeypatch.setattr(
+        "superfine.destination.os.access", lambda path, mode: path != tmp_path
+    )  # root may write anywhere
+    monkeypatch.setattr("superfine.burst._study", lambda *given: pytest.fail("it has begun"))
+    with pytest.raises(OutputError, match="nothing may be written into"):
+        burst_path(taken, tmp_path / "out.png")
+
+
+def test_stopping_leaves_nothing_behind(tmp_path, taken, monkeypatch):
+    there = sorted(tmp_path.iterdir())
+
+    def stopped(share):
+        if share == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        burst_path(taken, tmp_path / "out.png", shooting=PLAIN, done=stopped)
+    assert sorted(tmp_path.iterdir()) == there
+    monkeypatch.setattr("superfine.burst.burst_path", lambda *given, **named: stopped(1))
+    done = run(app, ["burst", *map(str, taken), "-o", str(tmp_path / "out.png")])
+    assert done.exit_code == 130
+    assert "nothing was written" in done.stderr

@@ -1,32 +1,46 @@
 """A burst of pictures -> one of more resolution: look, align, polish, then fuse tile by tile into a file.
 
-Frames are read one by one while they are looked at and aligned, and in bands of rows,
-all side by side, while they are fused: in floats there is never more than some tiles. What the reference's file holds
-besides its pixels survives as it survives `upscale`.
+While they are looked at and polished, one frame is held at a time, in its own depth; they are aligned and searched for
+movement as small luma, and read in bands of rows, all side by side, while they are fused. What the reference's file
+holds besides its pixels survives as it survives `upscale`.
 """
 
 import hashlib
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from superfine.classical.burst import LEAST_NOISE, Piece, Pose, Witness, bettered, fuse, sharpness
-from superfine.classical.register import register
+from superfine.classical.burst import (
+    LEAST_NOISE,
+    Fusion,
+    Piece,
+    Pose,
+    Witness,
+    bettered,
+    fuse,
+    missed,
+    motion,
+    sharpness,
+)
+from superfine.classical.register import Registration, register
 from superfine.classical.resample import resize_bands
-from superfine.color import KINDS, to_kind, to_unit
+from superfine.color import KINDS, full_luma, to_kind, to_unit
+from superfine.destination import check_folder, check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.engine import cores
-from superfine.errors import NoMatchError, OutputError, ShapeError, UsageError
+from superfine.errors import NoMatchError, ShapeError, UsageError
 from superfine.image import MAX_MEGAPIXELS, Picture, format_of, open_picture, save_picture
+from superfine.interrupt import raise_if_asked
 from superfine.route import Job, Workshop, Workshops
 from superfine.tiles import Grid, Span, Window, plan
 
@@ -35,13 +49,16 @@ __all__ = ["MOST_SCALE", "Burst", "Fused", "Shooting", "burst_path", "fuse_frame
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
+Done = Callable[[float], None]
 
 #: The pixel's own blur hides what is finer.
 MOST_SCALE: Final = 4.0
 # Tiles: their inner side, and what is computed around them and thrown away, in pixels of a frame.
 _TILE, _HALO = 128, 12
-# Poses are polished in windows of this side, so many a side, in so many rounds; frames are judged after the second.
-_WINDOW, _WINDOWS, _ROUNDS, _JUDGED = 96, 3, 4, 1
+# Poses are polished in windows of this side, so many a side, in so many rounds; frames are judged after the third. And
+# turns in a round.
+_WINDOW, _WINDOWS, _ROUNDS, _JUDGED = 96, 3, 5, 2
+_POLISHING: Final = 3
 # A frame's samples around a region, for the spline of those that a polished pose brings in.
 _AROUND: Final = 3
 # The first frame is the reference unless it has less than this share of the usual sharpness.
@@ -51,6 +68,14 @@ _REFERENCES: Final = 3
 # of which more than this many times the usual is left unexplained.
 _LEAST_USED, _LEAST_DETAIL, _MOST_NOISE = 0.4, 0.75, 3.0
 _AFFINE_SIDE: Final = 64
+# Frames are aligned, and searched for movement, with so many pixels on the longer side at most; and with so many on the
+# shorter one at least, where they have them.
+_LONGER, _SHORTER = 640, 64
+# Affine poses that are less sure than this, in pixels, are tried against a mere shift.
+_SURE: Final = 0.02
+# About how long looking takes, per megapixel of a frame; aligning, polishing and searching, per frame; fusing,
+# per megapixel of a frame; and all that is beside, per megapixel of the picture: for the share that is done.
+_COSTS: Final = (0.03, 1.5, 0.4, 0.4, 0.5, 2.0)
 # Frames this near to whole pixels of each other bring no resolution.
 _NO_FRACTION: Final = 0.08
 
@@ -130,7 +155,7 @@ def fuse_frames(frames: Sequence[npt.ArrayLike], scale: float = 2.0, *, model: s
         _Frame(f"frame {number + 1}", (each.shape[0], each.shape[1], each.shape[2]), each.dtype, partial(iter, [each]))
         for number, each in enumerate(solid)
     ]
-    study = _study(sources, Shooting(scale=scale, model=model), None)
+    study = _study(sources, Shooting(scale=scale, model=model), None, _stages(lambda share: None, sources))
     made = sources[0].dtype
     pixels = np.concatenate([to_kind(band, made) for band in _bands(study)])
     return Burst(
@@ -148,12 +173,12 @@ def burst_path(
     *,
     shooting: Shooting | None = None,
     overwrite: bool = False,
-    done: Callable[[float], None] = lambda share: None,
+    done: Done = lambda share: None,
 ) -> Fused:
     """Fuse picture files of one scene into one file; what `superfine burst` does.
 
-    done: hears the share of the picture that is computed. The result has the depth, colour profile and metadata of
-    the reference. Raises what `fuse_frames` raises, SourceError and OutputError.
+    done: hears the share of the work that is done, from the first look to the last row. The result has the depth,
+    colour profile and metadata of the reference. Raises what `fuse_frames` raises, SourceError and OutputError.
     """
     started = time.perf_counter()
     shooting = shooting or Shooting()
@@ -161,32 +186,37 @@ def burst_path(
         raise UsageError("a name is empty; `.` is the present folder")
     paths, target = [Path(source) for source in sources], Path(output)
     pictures = _opened(paths, target, shooting)
-    _may_write(paths, target, overwrite=overwrite)
+    check_folder(target)
+    check_free(target, paths, overwrite=overwrite)
     frames = [_Frame(str(picture.path), picture.shape, picture.dtype, picture.bands) for picture in pictures]
-    study = _study(frames, shooting, paths)
+    stages = _stages(done, frames)
+    study = _study(frames, shooting, paths, stages)
     like = pictures[study.reference]
     entry = format_of(target)
-    made = max(
-        (dtype for dtype in entry.dtypes if dtype.itemsize <= like.dtype.itemsize), key=lambda dtype: dtype.itemsize
-    )
-    size = study.size
-    if max(size) > entry.longest:
-        raise UsageError(f"{target}: a side is more than {entry.name.upper()}'s {entry.longest} pixels; write PNG")
-    notes = [*like.notes, *study.notes]
-    if like.bits > (bits := min(entry.bits, 8 * made.itemsize)):
-        notes.append(f"{like.bits} bits a sample become {bits} in {entry.name.upper()}")
+    check_holds(entry, like, study.size)
+    made = made_dtype(entry, like)
+    stopped = threading.Event()
 
     def told() -> Iterator[Array]:
         rows = 0
         for band in _bands(study):
             rows += len(band)
-            done(rows / size[0])
+            stages.fuse(rows / study.size[0])
+            if stopped.is_set():
+                raise KeyboardInterrupt
             yield to_kind(band, made)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(target, told(), (*size, like.shape[2]), made, like=like, quality=shooting.quality)
+    shape = (*study.size, like.shape[2])
+    with ThreadPoolExecutor(1) as encoder:  # inside of libvips this thread would be deaf to Ctrl-C
+        coming = encoder.submit(save_picture, target, told(), shape, made, like=like, quality=shooting.quality)
+        try:
+            coming.result()
+        except BaseException:
+            stopped.set()
+            raise
     used = tuple(paths[place] for place in study.poses)
-    return Fused(target, paths[study.reference], used, size, time.perf_counter() - started, tuple(notes))
+    notes = (*like.notes, *study.notes, *fewer_bits(entry, like))
+    return Fused(target, paths[study.reference], used, study.size, time.perf_counter() - started, notes)
 
 
 # ---- what is given
@@ -226,8 +256,7 @@ def _opened(paths: Sequence[Path], output: Path, shooting: Shooting) -> list[Pic
     entry = format_of(output)
     opened = partial(open_picture, max_megapixels=shooting.max_megapixels, white=shooting.white)
     pictures = [opened(path) for path in paths]
-    turns = {picture.orientation for picture in pictures}
-    if turns != {1} and not (len(turns) == 1 and entry.turns and {entry.name} == {p.format.name for p in pictures}):
+    if len({picture.orientation for picture in pictures}) > 1 or not all(keeps_turn(entry, each) for each in pictures):
         pictures = [opened(path, upright=True) for path in paths]
     for picture in pictures:
         if picture.alpha:
@@ -235,15 +264,29 @@ def _opened(paths: Sequence[Path], output: Path, shooting: Shooting) -> list[Pic
     return pictures
 
 
-def _may_write(paths: Sequence[Path], output: Path, *, overwrite: bool) -> None:
-    if not os.path.exists(output):
-        return
-    if os.path.isdir(output):
-        raise OutputError(f"{output}: is a folder where the output should go; give the name of a file")
-    if any(output.samefile(path) for path in paths):
-        raise OutputError(f"{output}: the output is one of the frames; choose another name with -o")
-    if not overwrite:
-        raise OutputError(f"{output}: exists already; replace it with --overwrite or choose another name with -o")
+@dataclass(frozen=True)
+class _Stages:
+    """Each hears the share of its own work that is done."""
+
+    look: Done
+    align: Done
+    polish: Done
+    search: Done
+    fuse: Done
+
+
+def _stages(done: Done, frames: Sequence[_Frame]) -> _Stages:
+    """What the stages say of themselves -> the share of all work."""
+    count, area = len(frames), frames[0].shape[0] * frames[0].shape[1] / 1e6
+    look, align, polish, search, fused, alone = _COSTS
+    costs = [look * count * area, align * (count - 1), polish * count, search * count, (fused * count + alone) * area]
+    spans = np.array([0.0, *np.cumsum(costs)]) / sum(costs)
+
+    def part(number: int) -> Done:
+        start, stop = float(spans[number]), float(spans[number + 1])
+        return lambda share: done(start + (stop - start) * share)
+
+    return _Stages(*(part(number) for number in range(len(costs))))
 
 
 # ---- which frames, and how they lie
@@ -264,9 +307,12 @@ class _Study:
     poses: dict[int, Pose] = field(default_factory=dict)
     """By the frame's number, the reference's first."""
     notes: list[str] = field(default_factory=list)
+    moved: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """Where frames move against the reference, by optical flow, in blocks of `block` x `block` pixels."""
+    block: int = 1
 
 
-def _study(frames: Sequence[_Frame], shooting: Shooting, paths: Sequence[Path] | None) -> _Study:
+def _study(frames: Sequence[_Frame], shooting: Shooting, paths: Sequence[Path] | None, stages: _Stages) -> _Study:
     first = frames[0]
     for frame in frames[1:]:
         if frame.shape[:2] != first.shape[:2]:
@@ -278,15 +324,16 @@ def _study(frames: Sequence[_Frame], shooting: Shooting, paths: Sequence[Path] |
     grid = max(1, math.ceil(shooting.scale - 1e-9))
     size = tuple(max(1, round(side * shooting.scale)) for side in first.shape[:2])
     notes: list[str] = []
-    different, sharp = _looked_at(frames, notes)
-    reference, poses = _aligned(frames, different, sharp, notes)
+    looks = _looked_at(frames, notes, stages.look)
+    reference, poses = _aligned(frames, looks, notes, stages.align)
     workshop = None
     if grid > 1:
         job = Job(scale=float(grid), model=shooting.model)
         workshop, _ = Workshops(job).suited(None if paths is None else paths[reference])
     study = _Study(frames, workshop, grid, (size[0], size[1]), reference, poses, notes)
     if len(poses) > 1:
-        _polish(study)
+        _polish(study, stages.polish)
+        _search(study, looks, stages.search)
     if len(poses) == 1:
         what = workshop.name if workshop is not None else "a copy"
         notes.append(f"only {frames[reference].name} is left: this is plain upscaling of one picture, by {what}")
@@ -298,19 +345,44 @@ def _study(frames: Sequence[_Frame], shooting: Shooting, paths: Sequence[Path] |
     return study
 
 
-def _looked_at(frames: Sequence[_Frame], notes: list[str]) -> tuple[list[int], list[float]]:
-    """The frames that are no copies of others, and how sharp each is."""
+@dataclass(frozen=True)
+class _Looks:
+    """What a first look at the frames tells."""
+
+    different: list[int]
+    """Those that are no copies of others."""
+    sharp: list[float]
+    small: list[Floats]
+    """Luma of each in 0..1, means over `block` x `block` pixels."""
+    block: int
+
+
+def _looked_at(frames: Sequence[_Frame], notes: list[str], done: Done) -> _Looks:
+    shape = frames[0].shape
+    looks = _Looks([], [], [], max(1, min(math.ceil(max(shape[:2]) / _LONGER), min(shape[:2]) // _SHORTER)))
     found: dict[str, int] = {}
-    different, sharp = [], []
     for place, frame in enumerate(frames):
-        pixels = frame.whole()
-        digest = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
-        sharp.append(float(np.mean([sharpness(to_unit(pixels[rows, cols])) for rows, cols in _regions(frame.shape)])))
+        pixels = np.ascontiguousarray(frame.whole())
+        digest = hashlib.sha256(pixels.data).hexdigest()
+        looks.sharp.append(float(np.mean([sharpness(to_unit(pixels[where])) for where in _regions(shape)])))
+        looks.small.append(_small(pixels, looks.block))
         if (other := found.setdefault(digest, place)) != place:
             notes.append(f"{frame.name} is the same as {frames[other].name} to the bit, and left out")
         else:
-            different.append(place)
-    return different, sharp
+            looks.different.append(place)
+        done((place + 1) / len(frames))
+        raise_if_asked()
+    return looks
+
+
+def _small(pixels: Array, block: int) -> Floats:
+    rows, cols = (side // block for side in pixels.shape[:2])
+    out = np.empty((rows, cols), np.float32)
+    for row in range(rows):
+        unit = to_unit(pixels[row * block : (row + 1) * block, : cols * block])
+        line = full_luma(unit) if unit.shape[2] == 3 else unit[..., 0]
+        out[row] = line.reshape(block, cols, block).mean(axis=(0, 2))
+    return out
 
 
 def _regions(shape: Shape) -> list[tuple[slice, slice]]:
@@ -324,10 +396,9 @@ def _regions(shape: Shape) -> list[tuple[slice, slice]]:
     return [(rows, cols) for rows in spans[0] for cols in spans[1]]
 
 
-def _aligned(
-    frames: Sequence[_Frame], different: list[int], sharp: list[float], notes: list[str]
-) -> tuple[int, dict[int, Pose]]:
+def _aligned(frames: Sequence[_Frame], looks: _Looks, notes: list[str], done: Done) -> tuple[int, dict[int, Pose]]:
     """The reference, and the poses of all frames that show what it shows."""
+    different, sharp = looks.different, looks.sharp
     if len(different) == 1:
         return different[0], {different[0]: Pose(np.eye(2, 3), noise=LEAST_NOISE)}
     usual = float(np.median([sharp[place] for place in different]))
@@ -336,7 +407,7 @@ def _aligned(
         order = [different[0], *(place for place in order if place != different[0])]
     best: tuple[int, dict[int, Pose], dict[int, str]] | None = None
     for reference in order[:_REFERENCES]:
-        poses, refused = _against(frames, reference, different)
+        poses, refused = _against(frames, reference, looks, done)
         if best is None or len(poses) > len(best[1]):
             best = (reference, poses, refused)
         if 2 * len(poses) > len(different):
@@ -352,39 +423,87 @@ def _aligned(
     return reference, poses
 
 
-def _against(frames: Sequence[_Frame], reference: int, places: list[int]) -> tuple[dict[int, Pose], dict[int, str]]:
+def _against(
+    frames: Sequence[_Frame], reference: int, looks: _Looks, done: Done
+) -> tuple[dict[int, Pose], dict[int, str]]:
     """Poses of the frames that match the reference, and why the others don't."""
-    base = frames[reference].whole()
     poses = {reference: Pose(np.eye(2, 3), noise=LEAST_NOISE)}
     refused = {}
-    for place in places:
-        if place == reference:
-            continue
+
+    def tried(place: int) -> Pose | NoMatchError:
         try:
-            poses[place] = _pose(base, frames[place].whole())
+            return _pose(looks.small[reference], looks.small[place], looks.block)
         except NoMatchError as error:
-            refused[place] = f"{frames[place].name} doesn't match {frames[reference].name} ({error})"
+            return error
+
+    others = [place for place in looks.different if place != reference]
+    with _workers() as pool:
+        for number, (place, found) in enumerate(zip(others, pool.map(tried, others), strict=True), 1):
+            if isinstance(found, Pose):
+                poses[place] = found
+            else:
+                refused[place] = f"{frames[place].name} doesn't match {frames[reference].name} ({found})"
+            done(number / len(others))
+            raise_if_asked()
     noise = float(np.median([pose.noise for pose in list(poses.values())[1:] or [poses[reference]]]))
     poses[reference] = replace(poses[reference], noise=noise)
     return poses, refused
 
 
-def _pose(base: Array, pixels: Array) -> Pose:
-    """By the affine model where it has enough to go on; `_polish` adds what a shift doesn't tell."""
-    white, other = KINDS[base.dtype], KINDS[pixels.dtype]
-    found = None
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """One a core: NumPy lets go of the interpreter in its loops. After Ctrl-C what hasn't begun is dropped."""
+    pool = ThreadPoolExecutor(cores())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _resized(matrix: npt.NDArray[np.float64], factor: float) -> npt.NDArray[np.float64]:
+    """The matrix of pictures with `factor` times the pixels a side."""
+    linear, shift = matrix[:, :2], matrix[:, 2]
+    middle = np.full(2, (factor - 1) / 2)  # of the first pixel, among those that it becomes
+    return np.column_stack([linear, factor * shift + middle - linear @ middle])
+
+
+def _pose(base: Floats, pixels: Floats, block: int) -> Pose:
+    """By the affine model where it has enough to go on; `_polish` adds what a shift doesn't tell.
+
+    Of pictures that show little outside of one place an affine pose may be far off elsewhere: then the better of both.
+    """
+    poses = []
     models: tuple[Literal["affine", "translation"], ...] = ("affine", "translation")
-    for model, robust in product(models[min(base.shape[:2]) < _AFFINE_SIDE :], (True, False)):
+    for model in models[min(base.shape) < _AFFINE_SIDE :]:
         try:
-            found = register(base, pixels, model=model, robust=robust)
-            break
+            found = _registered(base, pixels, model)
         except NoMatchError as error:
             refusal = error
-    if found is None:
+            continue
+        poses.append(Pose(found.matrix, found.gain, found.offset, max(found.noise, LEAST_NOISE)))
+        if max(found.error) <= _SURE:
+            break
+    if not poses:
         raise refusal
-    if found.gain <= 0:
+    best = poses[0] if len(poses) == 1 else min(poses, key=lambda pose: _missed(base, pixels, pose))
+    if best.gain <= 0:
         raise NoMatchError("no reliable match: one is like the other's negative")
-    return Pose(found.matrix, found.gain * white / other, found.offset / other, max(found.noise / other, LEAST_NOISE))
+    return replace(best, matrix=_resized(best.matrix, block))
+
+
+def _registered(base: Floats, pixels: Floats, model: Literal["affine", "translation"]) -> Registration:
+    try:
+        return register(base, pixels, model=model, robust=True)
+    except NoMatchError:
+        return register(base, pixels, model=model)
+
+
+def _missed(base: Floats, pixels: Floats, pose: Pose) -> float:
+    """The mean square by which a frame misses the reference."""
+    regions = _regions((*base.shape, 1))
+    crops = zip(_crops(pixels[..., None], pose, regions), regions, strict=True)
+    told = [missed(crop, base[where][..., None], (where[0].start, where[1].start)) for crop, where in crops if crop]
+    return sum(total for total, _ in told) / max(1, sum(count for _, count in told))
 
 
 def _whole(pose: Pose, shape: Shape) -> bool:
@@ -394,7 +513,7 @@ def _whole(pose: Pose, shape: Shape) -> bool:
     return bool(np.abs(moved - np.rint(moved)).max() < _NO_FRACTION)
 
 
-def _polish(study: _Study) -> None:
+def _polish(study: _Study, done: Done) -> None:
     """Better the poses against the fused picture itself, in windows, and leave out frames that spoil it."""
     regions = _regions(study.frames[0].shape)
     crops = {place: _crops(study.frames[place].whole(), study.poses[place], regions) for place in study.poses}
@@ -402,13 +521,21 @@ def _polish(study: _Study) -> None:
     starts = [_enlarged(study, base[rows, cols]) for rows, cols in regions]
     made: list[Floats | None] = [None] * len(regions)
     for turn in range(_ROUNDS):
-        told: dict[int, list[Witness]] = {place: [] for place in study.poses}
-        for number, (rows, cols) in enumerate(regions):
+
+        def polished(number: int, made: Sequence[Floats | None] = tuple(made)) -> tuple[list[int], Fusion]:
+            corner = (regions[number][0].start, regions[number][1].start)
             there = [place for place in study.poses if crops[place][number] is not None]
             pieces = [replace(crop, pose=study.poses[place]) for place in there if (crop := crops[place][number])]
-            corner = (rows.start, cols.start)
-            fusion = fuse(pieces, starts[number], study.grid, corner, begin=made[number], turns=2, witnesses=True)
-            made[number] = fusion.pixels
+            start, begin = starts[number], made[number]
+            return there, fuse(pieces, start, study.grid, corner, begin=begin, turns=_POLISHING, witnesses=True)
+
+        with _workers() as pool:
+            fusions = list(pool.map(polished, range(len(regions))))
+        done((turn + 1) / _ROUNDS)
+        raise_if_asked()
+        made = [fusion.pixels for _, fusion in fusions]
+        told: dict[int, list[Witness]] = {place: [] for place in study.poses}
+        for there, fusion in fusions:
             for place, witness in zip(there, fusion.witnesses, strict=True):
                 told[place].append(witness)
         # The reference is explained best, being the start; by its own residual it would be believed more and more.
@@ -427,6 +554,37 @@ def _polish(study: _Study) -> None:
             if len(study.poses) == 1:
                 return
             made = [None] * len(regions)
+
+
+def _search(study: _Study, looks: _Looks, done: Done) -> None:
+    """Find where frames move against the reference."""
+    study.block = looks.block
+
+    def moved(place: int) -> npt.NDArray[np.bool_]:
+        pose = study.poses[place]
+        pose = replace(pose, matrix=_resized(pose.matrix, 1 / study.block))
+        return motion(looks.small[study.reference], looks.small[place], pose) > 0
+
+    others = [place for place in study.poses if place != study.reference]
+    with _workers() as pool:
+        for number, (place, found) in enumerate(zip(others, pool.map(moved, others), strict=True), 1):
+            if found.any():
+                study.moved[place] = found
+            done(number / len(others))
+            raise_if_asked()
+
+
+def _still(study: _Study, place: int, rows: slice, cols: slice) -> Floats | None:
+    """Of a part of the reference, what stands still in a frame; None where all does."""
+    moved = study.moved.get(place)
+    if moved is None:
+        return None
+    spans = [
+        np.minimum(np.arange(span.start, span.stop) // study.block, side - 1)
+        for span, side in zip((rows, cols), moved.shape, strict=True)
+    ]
+    part = moved[np.ix_(*spans)]
+    return (~part).astype(np.float32) if part.any() else None
 
 
 def _crops(pixels: Array, pose: Pose, regions: Sequence[tuple[slice, slice]]) -> list[Piece | None]:
@@ -508,41 +666,40 @@ def _bands(study: _Study) -> Iterator[Floats]:
 def _fused(study: _Study, start: Window) -> Iterator[Floats]:
     scale = study.grid
     frames = [study.frames[place] for place in study.poses]
-    poses = list(study.poses.values())
     windows = [Window(frame.shape, frame.dtype, frame.bands()) for frame in frames]
     shape = frames[0].shape
     grid = Grid(scale, _HALO, 1)
-    with ThreadPoolExecutor(cores()) as pool:  # NumPy lets go of the interpreter in its loops
+    with _workers() as pool:
         for rows in plan(shape[0], _TILE, grid):
             outer = slice(rows.outer_start, rows.outer_stop)
             begin = start.rows(outer.start * scale, outer.stop * scale)
             strips: list[tuple[Array, int] | None] = []
-            for window, pose in zip(windows, poses, strict=True):
+            for window, pose in zip(windows, study.poses.values(), strict=True):
                 down, _ = _reach(pose, outer, slice(0, shape[1]), shape)
                 strips.append((window.rows(down.start, down.stop), down.start) if down.start < down.stop else None)
-            tile = partial(_tile, poses=poses, strips=strips, begin=begin, rows=rows, shape=shape, scale=scale)
+            tile = partial(_tile, study=study, strips=strips, begin=begin, rows=rows)
             yield np.concatenate(list(pool.map(tile, plan(shape[1], _TILE, grid))), axis=1)
 
 
 def _tile(
     cols: Span,
     *,
-    poses: Sequence[Pose],
+    study: _Study,
     strips: Sequence[tuple[Array, int] | None],
     begin: Array,
     rows: Span,
-    shape: Shape,
-    scale: int,
 ) -> Floats:
     """One tile, of strips of the frames and the row each begins with."""
     outer, wide = slice(rows.outer_start, rows.outer_stop), slice(cols.outer_start, cols.outer_stop)
+    scale, shape = study.grid, study.frames[0].shape
     pieces = []
-    for strip, pose in zip(strips, poses, strict=True):
+    for strip, (place, pose) in zip(strips, study.poses.items(), strict=True):
         down, across = _reach(pose, outer, wide, shape)
         if strip is None or down.start >= down.stop or across.start >= across.stop:
             continue
         inner = slice(down.start - strip[1], down.stop - strip[1])
-        pieces.append(Piece(to_unit(strip[0][inner, across]), (down.start, across.start), pose))
+        pixels = to_unit(strip[0][inner, across])
+        pieces.append(Piece(pixels, (down.start, across.start), pose, _still(study, place, outer, wide)))
     part = to_unit(begin[:, wide.start * scale : wide.stop * scale])
     made = fuse(pieces, part, scale, (outer.start, wide.start)).pixels
     return made[_kept(rows.start, rows.stop, outer.start, scale), _kept(cols.start, cols.stop, wide.start, scale)]

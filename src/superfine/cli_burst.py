@@ -41,10 +41,21 @@ def burst(
 ) -> None:
     """Make one picture of more resolution from several of one scene."""
     from superfine.burst import Shooting, burst_path
+    from superfine.progress import JsonLines, Terminal
 
     shooting = Shooting(scale=scale, model=model, quality=quality, white=white, max_megapixels=max_megapixels)
+    told = 0.0
+
+    def heard(share: float) -> None:
+        nonlocal told
+        if share > told:  # with another reference, frames are aligned again
+            bar.advance(share - told)
+            told = share
+
     try:
-        fused = burst_path(list(frames), output, shooting=shooting, overwrite=overwrite)
+        with JsonLines() if as_json else Terminal() as bar:
+            bar.begin(1, 1)
+            fused = burst_path(list(frames), output, shooting=shooting, overwrite=overwrite, done=heard)
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(130) from None
@@ -53,7 +64,8 @@ def burst(
         return
     left = len(frames) - len(fused.used)
     typer.echo(f"{len(fused.used)} of {len(frames)} frames" + (f", {left} left out" if left else ""))
-    typer.echo(f"{one_line(str(fused.reference))} and others -> {one_line(str(fused.output))}")
+    others = f" and {len(fused.used) - 1} more" if len(fused.used) > 1 else ""
+    typer.echo(f"{one_line(str(fused.reference))}{others} -> {one_line(str(fused.output))}")
     typer.echo(f"  {fused.size[1]} x {fused.size[0]}, {fused.seconds:.1f} s")
     for note in fused.notes:
         typer.echo(f"note: {one_line(note)}")

@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from superfine.classical.shift import BORDERS, METHODS, Border, Method, extended, shift_image
 from superfine.color import KINDS, to_kind, to_unit
+from superfine.destination import check_folder, check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.engine import LEAST_SIDE, NetworkEngine, open_engine
-from superfine.errors import ModelError, OutputError, ShapeError, SuperfineError, UsageError
-from superfine.image import MAX_MEGAPIXELS, Format, Picture, format_of, open_picture, save_picture
+from superfine.errors import ModelError, ShapeError, SuperfineError, UsageError
+from superfine.image import MAX_MEGAPIXELS, format_of, open_picture, save_picture
 from superfine.models import read_model
 from superfine.tiles import Grid, Window, enlarge
 
@@ -177,18 +178,12 @@ def _move_file(
     entry = format_of(output)
     opened = partial(open_picture, source, max_megapixels=movement.max_megapixels, white=movement.white)
     picture = opened()
-    # A learned shift is one in the picture as it is seen; and not every format keeps the tag.
-    if picture.orientation != 1 and (engine is not None or not (entry.turns and entry.name == picture.format.name)):
+    # A learned shift is one in the picture as it is seen.
+    if picture.orientation != 1 and (engine is not None or not keeps_turn(entry, picture)):
         picture = opened(upright=True)
-    _may_write(source, output, overwrite=overwrite)
-    if picture.alpha and not entry.alpha:
-        raise UsageError(f"{source}: has alpha, which {entry.name.upper()} can't hold; write PNG, WebP, AVIF or TIFF")
-    if max(picture.size) > entry.longest:
-        raise UsageError(f"{source}: a side is more than {entry.name.upper()}'s {entry.longest} pixels; write PNG")
-    made = _made_dtype(picture, entry)
-    notes = picture.notes
-    if picture.bits > (bits := min(entry.bits, 8 * made.itemsize)):
-        notes = (*notes, f"{picture.bits} bits a sample become {bits} in {entry.name.upper()}")
+    check_free(output, [source], overwrite=overwrite)
+    check_holds(entry, picture, picture.size)
+    made = made_dtype(entry, picture)
     pixels = np.concatenate(list(picture.bands()))
     moved = _moved(pixels if made == pixels.dtype else to_unit(pixels), movement, engine, picture.orientation)
     if moved.dtype != made or made == np.float32:  # which holds no level outside of 0..1
@@ -203,7 +198,7 @@ def _move_file(
         method=movement.method if engine is None else engine.model.card.name,
         shift=movement.shift,
         seconds=time.perf_counter() - started,
-        notes=notes,
+        notes=(*picture.notes, *fewer_bits(entry, picture)),
     )
 
 
@@ -213,23 +208,6 @@ def _moved(pixels: Array, movement: Movement, engine: NetworkEngine | None, orie
     method: Method = movement.method  # type: ignore[assignment] # checked when it was made
     shift = as_stored(movement.shift or (0.0, 0.0), orientation)
     return shift_image(pixels, shift, method=method, border=movement.border, fill=movement.fill)
-
-
-def _made_dtype(picture: Picture, entry: Format) -> np.dtype[Any]:
-    """The deepest dtype that the output format shares with the picture."""
-    fitting = [dtype for dtype in entry.dtypes if dtype.itemsize <= picture.dtype.itemsize]
-    return max(fitting, key=lambda dtype: dtype.itemsize)
-
-
-def _may_write(source: Path, output: Path, *, overwrite: bool) -> None:
-    if not os.path.exists(output):
-        return
-    if os.path.isdir(output):
-        raise OutputError(f"{output}: is a folder where the output should go")
-    if output.samefile(source):
-        raise OutputError(f"{output}: the output is the source itself; choose another name with -o")
-    if not overwrite:
-        raise OutputError(f"{output}: exists already; replace it with --overwrite or choose another name with -o")
 
 
 # ---- which files
@@ -243,8 +221,7 @@ def _outputs(sources: Sequence[Path], output: Path | None) -> list[tuple[Path, P
         raise UsageError(f"{folders[0]}: is a folder; name its pictures, as in {folders[0] / '*.png'}")
     if output is not None and len(sources) == 1 and output.suffix and not os.path.isdir(output):
         format_of(output)
-        if not os.path.isdir(output.parent):
-            raise UsageError(f"{output.parent}: there is no such folder for the output; create it first")
+        check_folder(output)
         return [(sources[0], output)]
     if output is not None and os.path.lexists(output) and not os.path.isdir(output):
         raise UsageError(f"{output}: is a file, and several pictures need a folder")

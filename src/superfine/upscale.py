@@ -5,7 +5,6 @@ a thread that decodes ahead, this one, and one that encodes, at the same time.
 """
 
 import math
-import os
 import queue
 import threading
 import time
@@ -15,15 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from superfine.color import KINDS
+from superfine.destination import check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.engine import Precision
-from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
-from superfine.image import Format, Picture, format_of, open_picture, save_picture
+from superfine.errors import ShapeError, SourceError, SuperfineError, UsageError
+from superfine.image import Picture, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, list_pictures
@@ -253,23 +253,14 @@ class _Run:
         before = stamp(item.source)
         picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white)
         entry = format_of(item.output)
-        if picture.orientation != 1 and not (entry.turns and entry.name == picture.format.name):
+        if not keeps_turn(entry, picture):
             picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white, upright=True)
-        self._may_write(item, journal)
-        dtype = _made_dtype(picture, entry)
-        notes = (reason, *picture.notes) if reason else picture.notes
-        if picture.bits > (bits := min(entry.bits, 8 * dtype.itemsize)):
-            notes = (*notes, f"{picture.bits} bits a sample become {bits} in {entry.name.upper()}")
-        if picture.alpha and not entry.alpha:
-            raise UsageError(
-                f"{item.source}: has alpha, which {entry.name.upper()} can't hold; write PNG, WebP, AVIF or TIFF"
-            )
+        ours = journal is not None and journal.made(item.output)
+        check_free(item.output, [item.source], overwrite=self._overwrite or ours)
+        dtype = made_dtype(entry, picture)
+        notes = (*((reason,) if reason else ()), *picture.notes, *fewer_bits(entry, picture))
         target = job.target(picture.size, sideways=picture.sideways)
-        if max(target) > entry.longest:
-            raise UsageError(
-                f"{item.source}: {target[1]} x {target[0]} is more than {entry.name.upper()}'s {entry.longest}"
-                " pixels a side; write PNG or TIFF"
-            )
+        check_holds(entry, picture, target)
         held = 0 if picture.streams else picture.bytes
         held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
         route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
@@ -347,18 +338,6 @@ class _Run:
             self._journals[folder] = Journal(folder)
         return self._journals[folder]
 
-    def _may_write(self, item: Item, journal: Journal | None) -> None:
-        if not os.path.exists(item.output):
-            return
-        if os.path.isdir(item.output):
-            raise OutputError(f"{item.output}: is a folder where the output should go")
-        if item.output.samefile(item.source):
-            raise OutputError(f"{item.output}: the output is the source itself; choose another name with -o")
-        if not self._overwrite and not (journal is not None and journal.made(item.output)):
-            raise OutputError(
-                f"{item.output}: exists already; replace it with --overwrite or choose another name with -o"
-            )
-
     def _describe(
         self, item: Item, picture: Picture, workshop: Workshop, route: Route, notes: tuple[str, ...]
     ) -> Result:
@@ -431,12 +410,6 @@ def _failure(item: Item, error: BaseException) -> Result:
     words = str(error) or type(error).__name__
     named = str(item.source) in words or str(item.output) in words
     return Result(item.source, item.output, "failed", words if named else f"{item.source}: {words}")
-
-
-def _made_dtype(picture: Picture, entry: Format) -> np.dtype[Any]:
-    """The deepest dtype that the output format shares with the picture."""
-    fitting = [dtype for dtype in entry.dtypes if dtype.itemsize <= picture.dtype.itemsize]
-    return max(fitting, key=lambda dtype: dtype.itemsize)
 
 
 class _Encoding:

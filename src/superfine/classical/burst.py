@@ -7,9 +7,11 @@ least squares with a prior: what a single picture's enlargement says counts wher
     sum over frames and samples  weight * (box mean of x at the place - sample)^2  +  prior * (x - start)^2
 
 In turns: what the fine picture predicts for every sample is computed exactly (a cubic spline on the
-box-blurred picture); what is left goes to the nearest place of the fine grid, where the step is found by
-conjugate gradients without looking at the samples again. Samples count by their frame's noise, less where they are
-outliers, and not at all where something has moved against the reference.
+box-blurred picture); what is left goes to the nearest place of the fine grid, together with the moments of the
+samples' distances from it. There the change is found by conjugate gradients, and corrected by those moments (Taylor,
+second order), without looking at the samples again. Samples count by their frame's noise, less where they are
+outliers, and not at all where something has moved against the reference: where optical flow explains the frame better
+than standing still (`motion`), and where samples miss the reference by more than noise and local contrast.
 Sources: Elad and Feuer 1997, doi:10.1109/83.650118 (the model); Farsiu et al. 2004, doi:10.1109/TIP.2004.834669
 (robust fusion); Wronski et al. 2019, doi:10.1145/3306346.3323024 (masks by the local contrast).
 """
@@ -21,7 +23,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from superfine.errors import ShapeError
+from superfine.classical.flow import flow
+from superfine.errors import NoMatchError, ShapeError
 
 __all__ = [
     "LEAST_NOISE",
@@ -33,6 +36,8 @@ __all__ = [
     "bettered",
     "box_blurred",
     "fuse",
+    "missed",
+    "motion",
     "sharpness",
 ]
 
@@ -40,9 +45,10 @@ Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-#: Turns of prediction and step, and of conjugate gradients within one.
-TURNS: Final = 5
-_STEPS: Final = 8
+#: Turns of prediction and change; in each so many changes, by so many steps of conjugate gradients.
+TURNS: Final = 3
+_CHANGES: Final = 2
+_STEPS: Final = 6
 # The spline's pole, and how many samples of its prefilter count.
 _POLE: Final = 3**0.5 - 2
 _PREFILTER: Final = 8
@@ -52,6 +58,11 @@ _HUBER: Final = 2.5
 # not at all.
 _CONTRAST: Final = 0.15
 _MOVED: Final = (3.0, 8.0)
+# Flow counts as movement from so many pixels, where it leaves less than this share of what standing still leaves, and
+# that is more than so many times the usual.
+_FAR: Final = 0.35
+_EXPLAINED: Final = 0.4
+_WORTH: Final = 3.0
 # How wrong the start may be, in levels of 255 and in shares of its local contrast, and how many times the reference's
 # noise it has.
 _WRONG: Final = 3.0
@@ -83,6 +94,8 @@ class Piece:
     corner: tuple[int, int]
     """(row, col) of its first sample in the frame."""
     pose: Pose
+    still: Floats | None = None
+    """(rows, cols) of the region's pixels in the reference: 0 where the frame moves against it, else 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +131,8 @@ class _Seen:
     rows: Floats
     cols: Floats
     """Their places on the box-blurred fine picture."""
-    bins: npt.NDArray[np.intp]
     values: Floats
-    """(samples, C), with the gain and offset taken out."""
+    """(C, samples), with the gain and offset taken out."""
     inside: npt.NDArray[np.bool_]
     """(h, w) of the piece."""
     noise: float
@@ -128,70 +140,75 @@ class _Seen:
     """(samples,): 0 where something has moved."""
 
 
-def box_blurred(pixels: Floats, scale: int) -> Floats:
-    """(S*h, S*w, C) -> the means over each S x S block of neighbours: (S*(h-1)+1, S*(w-1)+1, C)."""
+def box_blurred(planes: Floats, scale: int) -> Floats:
+    """(..., S*h, S*w) -> the means over each S x S block of neighbours: (..., S*(h-1)+1, S*(w-1)+1)."""
     if scale == 1:
-        return pixels
-    out = pixels
-    for axis in (0, 1):
-        count = out.shape[axis] - scale + 1
-        lines = out.swapaxes(0, axis)
-        total = lines[:count].copy()
-        for step in range(1, scale):
-            total += lines[step : step + count]
-        out = total.swapaxes(0, axis)
-    return out * np.float32(1 / scale**2)
+        return planes
+    rows, cols = (length - scale + 1 for length in planes.shape[-2:])
+    down = planes[..., :rows, :] + planes[..., 1 : 1 + rows, :]
+    for step in range(2, scale):
+        down += planes[..., step : step + rows, :]
+    out = down[..., :cols] + down[..., 1 : 1 + cols]
+    for step in range(2, scale):
+        out += down[..., step : step + cols]
+    out *= np.float32(1 / scale**2)
+    return out
 
 
 def _box_spread(blurred: Floats, scale: int) -> Floats:
     """The transpose of `box_blurred`."""
     if scale == 1:
         return blurred
-    out = blurred
-    for axis in (0, 1):
-        lines = out.swapaxes(0, axis)
-        count = len(lines)
-        total = np.zeros((count + scale - 1, *lines.shape[1:]), np.float32)
-        for step in range(scale):
-            total[step : step + count] += lines
-        out = total.swapaxes(0, axis)
-    return out * np.float32(1 / scale**2)
+    rows, cols = blurred.shape[-2:]
+    down = np.zeros((*blurred.shape[:-2], rows + scale - 1, cols), np.float32)
+    for step in range(scale):
+        down[..., step : step + rows, :] += blurred
+    out = np.zeros((*down.shape[:-1], cols + scale - 1), np.float32)
+    for step in range(scale):
+        out[..., step : step + cols] += down
+    out *= np.float32(1 / scale**2)
+    return out
 
 
-def _spline_of(plane: Floats) -> Floats:
-    """Coefficients of the cubic B-spline through (h, w, C), three more on each side; mirrored."""
+def _spline_of(planes: Floats) -> Floats:
+    """Coefficients of the cubic B-spline through (C, h, w), three more on each side; mirrored."""
     taps = (6 * _POLE / (_POLE**2 - 1)) * _POLE ** np.abs(np.arange(-_PREFILTER, _PREFILTER + 1.0))
     taps /= taps.sum()
     weights = taps.astype(np.float32)
     reach = _PREFILTER + 3
-    out = np.pad(plane, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric")
-    for axis in (0, 1):
-        lines = out.swapaxes(0, axis)
-        count = len(lines) - 2 * _PREFILTER
-        total = lines[_PREFILTER : _PREFILTER + count] * weights[_PREFILTER]
+    out = np.pad(planes, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
+    for axis in (1, 2):
+        lines = out.swapaxes(1, axis)
+        count = lines.shape[1] - 2 * _PREFILTER
+        total = lines[:, _PREFILTER : _PREFILTER + count] * weights[_PREFILTER]
         for step in range(1, _PREFILTER + 1):
-            total += weights[_PREFILTER + step] * (
-                lines[_PREFILTER + step : _PREFILTER + step + count]
-                + lines[_PREFILTER - step : _PREFILTER - step + count]
-            )
-        out = total.swapaxes(0, axis)
+            near = lines[:, _PREFILTER + step : _PREFILTER + step + count] + lines[:, _PREFILTER - step :][:, :count]
+            near *= weights[_PREFILTER + step]
+            total += near
+        out = total.swapaxes(1, axis)
     return np.ascontiguousarray(out)
 
 
 def _at(coefficients: Floats, rows: Floats, cols: Floats) -> Floats:
-    """The spline at places of the plane that it was made of: (samples, C)."""
-    width, channels = coefficients.shape[1:]
-    flat = coefficients.reshape(-1, channels)
+    """The splines at places of the planes that they were made of: (C, samples)."""
+    width = coefficients.shape[2]
     top, left = np.floor(rows), np.floor(cols)
     down, across = _cubic(rows - top), _cubic(cols - left)
     start = (top.astype(np.intp) + 2) * width + left.astype(np.intp) + 2
-    total = np.zeros((len(rows), channels), np.float32)
-    for row in range(4):
-        line = np.zeros_like(total)
-        for col in range(4):
-            line += across[col][:, None] * flat.take(start + (row * width + col), axis=0)
-        total += down[row][:, None] * line
-    return total
+    out = np.zeros((len(coefficients), len(rows)), np.float32)
+    line, taken = np.empty_like(rows), np.empty_like(rows)
+    for place, plane in enumerate(coefficients):
+        flat = plane.ravel()
+        for row in range(4):
+            line[...] = 0
+            for col in range(4):
+                # With "clip" it writes into `taken` itself; no place is outside.
+                np.take(flat[row * width + col :], start, out=taken, mode="clip")
+                taken *= across[col]
+                line += taken
+            line *= down[row]
+            out[place] += line
+    return out
 
 
 def _cubic(t: Floats) -> list[Floats]:
@@ -229,30 +246,38 @@ def fuse(
         raise ShapeError(f"want pieces of (h, w, {start.shape[2]}), got {[piece.pixels.shape for piece in pieces]}")
     size = (start.shape[0] - scale + 1, start.shape[1] - scale + 1)
     seen = [_placed(piece, size, scale, corner) for piece in pieces]
-    believed, prior = _prior(start, _AMPLIFIED * seen[0].noise)
-    _mask_moved(seen, _spline_of(box_blurred(start, scale)))
-    fine = (start if begin is None else begin).astype(np.float32, copy=True)
-    for _ in range(turns):
-        coefficients = _spline_of(box_blurred(fine, scale))
-        count, field = np.zeros(size[0] * size[1]), np.zeros((size[0] * size[1], start.shape[2]))
-        for some in seen:
-            rest = some.values - _at(coefficients, some.rows, some.cols)
-            weight = _weight(some, rest)
-            count += np.bincount(some.bins, weight, len(count))
-            for channel in range(start.shape[2]):
-                field[:, channel] += np.bincount(some.bins, weight * rest[:, channel], len(count))
-        fine += _step(
-            count.astype(np.float32).reshape(*size, 1),
-            field.astype(np.float32).reshape(*size, -1),
-            fine - believed,
-            prior,
-            scale,
-        )
+    first = _planes(start)
+    believed, prior = _prior(first, _AMPLIFIED * seen[0].noise)
+    predicted = _predicted(seen, first, scale)
+    _mask_moved(seen, predicted)
+    fine = first.copy()
+    if begin is not None:
+        fine = _planes(begin)
+        predicted = _predicted(seen, fine, scale)
+    for turn in range(turns):
+        if turn:
+            predicted = _predicted(seen, fine, scale)
+        told = _told(seen, predicted, size)
+        for place in range(len(fine)):
+            fine[place] += _change(told, place, fine[place] - believed[place], prior, scale)
+    pixels = np.ascontiguousarray(np.moveaxis(fine, 0, 2))
     if not witnesses:
-        return Fusion(fine, ())
+        return Fusion(pixels, ())
     blurred = box_blurred(fine, scale)
-    coefficients = _spline_of(blurred)
-    return Fusion(fine, tuple(_witness(some, blurred, coefficients, scale, corner) for some in seen))
+    predicted = _predicted(seen, fine, scale)
+    pairs = zip(seen, predicted, strict=True)
+    return Fusion(pixels, tuple(_witness(*pair, blurred, scale, corner) for pair in pairs))
+
+
+def _planes(pixels: Floats) -> Floats:
+    """(H, W, C) -> (C, H, W), a copy."""
+    return np.array(np.moveaxis(pixels, 2, 0), np.float32, order="C")
+
+
+def _predicted(seen: Sequence[_Seen], fine: Floats, scale: int) -> list[Floats]:
+    """What the fine planes say of each piece's samples: (C, samples)."""
+    coefficients = _spline_of(box_blurred(fine, scale))
+    return [_at(coefficients, some.rows, some.cols) for some in seen]
 
 
 def bettered(pose: Pose, witnesses: Sequence[Witness], *, levels: bool = True) -> Pose:
@@ -270,6 +295,46 @@ def bettered(pose: Pose, witnesses: Sequence[Witness], *, levels: bool = True) -
     # values = (sample - offset) / gain, and those of the reference are about (1 + step) * values' + step.
     gain = pose.gain * (1 + step[6])
     return Pose(matrix, float(gain), float(pose.offset + pose.gain * step[7]), pose.noise)
+
+
+def missed(piece: Piece, region: Floats, corner: tuple[int, int]) -> tuple[float, int]:
+    """What a piece misses the reference by, (h, w, C) from `corner`: the sum of squares, and of how many."""
+    some = _placed(piece, (region.shape[0], region.shape[1]), 1, corner)
+    rest = some.values - _at(_spline_of(_planes(region)), some.rows, some.cols)
+    return float(np.vdot(rest, rest)), rest.size
+
+
+def motion(base: Floats, plane: Floats, pose: Pose) -> Floats:
+    """Where a frame moves against the reference, by optical flow.
+
+    base: the reference, (h, w); plane: the frame, of that size; both 16 pixels a side or more; pose: how it lies.
+    Returns (h, w): 1 where there is flow that explains the frame better than standing still does, else 0.
+    """
+    rows, cols = np.indices(base.shape, np.float32)
+    linear, shift = pose.matrix[:, :2].astype(np.float32), pose.matrix[:, 2].astype(np.float32)
+    places = [linear[axis, 0] * rows + linear[axis, 1] * cols + shift[axis] for axis in (0, 1)]
+    seen = np.ones(base.shape, bool)
+    for place, side in zip(places, plane.shape, strict=True):
+        seen &= (place >= 0) & (place <= side - 1)
+    laid = np.where(seen, (_drawn(plane, *places) - np.float32(pose.offset)) * np.float32(1 / pose.gain), base)
+    try:
+        found = flow(base, laid)
+    except NoMatchError:
+        return np.zeros(base.shape, np.float32)
+    far = np.hypot(found[..., 0], found[..., 1])
+    followed = _drawn(base, rows - found[..., 0], cols - found[..., 1])
+    still, moving = (_binomial(_binomial((laid - each) ** 2)) for each in (base, followed))
+    worth = still > np.float32(_WORTH) * np.median(still)
+    moved = seen & worth & (far > _FAR) & (moving < np.float32(_EXPLAINED) * still)
+    grown: Floats = _highest(moved.astype(np.float32), 2)
+    return grown
+
+
+def _drawn(plane: Floats, rows: Floats, cols: Floats) -> Floats:
+    """The spline of (h, w) at (h, w) places; beyond the border its last place."""
+    places = [np.clip(place, 0, side - 1).ravel() for place, side in zip((rows, cols), plane.shape, strict=True)]
+    drawn: Floats = _at(_spline_of(plane[None]), *places)[0].reshape(rows.shape)
+    return drawn
 
 
 def sharpness(pixels: Floats) -> float:
@@ -290,39 +355,41 @@ def _placed(piece: Piece, size: tuple[int, int], scale: int, corner: tuple[int, 
         for axis in (0, 1)
     )
     inside = (rows >= 0) & (rows <= size[0] - 1) & (cols >= 0) & (cols <= size[1] - 1)
-    values = (piece.pixels[inside] - np.float32(piece.pose.offset)) * np.float32(1 / piece.pose.gain)
-    rows, cols = rows[inside], cols[inside]
-    bins = np.rint(rows).astype(np.intp) * size[1] + np.rint(cols).astype(np.intp)
+    values = _planes(piece.pixels)[:, inside]
+    values -= np.float32(piece.pose.offset)
+    values *= np.float32(1 / piece.pose.gain)
     noise = max(piece.pose.noise, LEAST_NOISE) / abs(piece.pose.gain)
-    return _Seen(rows, cols, bins, values, inside, noise, np.ones(len(rows), np.float32))
+    rows, cols = rows[inside], cols[inside]
+    mask = np.ones(len(rows), np.float32)
+    if piece.still is not None:
+        near = (np.rint(place / np.float32(scale)).astype(np.intp) for place in (rows, cols))
+        mask = piece.still[*(np.clip(place, 0, side - 1) for place, side in zip(near, piece.still.shape, strict=True))]
+    return _Seen(rows, cols, values, inside, noise, mask)
 
 
 def _weight(some: _Seen, rest: Floats) -> Floats:
     """One over the noise's variance, less for movement and, by the worst channel, for outliers (Huber)."""
-    size = np.abs(rest).max(axis=1) * np.float32(1 / (some.noise * _HUBER))
+    size = np.abs(rest).max(axis=0) * np.float32(1 / (some.noise * _HUBER))
     weight: Floats = some.mask / np.maximum(size, 1) * np.float32(1 / some.noise**2)
     return weight
 
 
-def _witness(some: _Seen, blurred: Floats, coefficients: Floats, scale: int, corner: tuple[int, int]) -> Witness:
+def _witness(some: _Seen, predicted: Floats, blurred: Floats, scale: int, corner: tuple[int, int]) -> Witness:
     if not some.inside.any():
         return Witness(np.zeros((8, 9)), 0.0, 0.0, 1.0, 0)
-    predicted = _at(coefficients, some.rows, some.cols)
     rest = some.values - predicted
     weight = _weight(some, rest)
-    flat = blurred.reshape(-1, blurred.shape[2])
     equations = np.zeros((9, 9))
-    slopes = [
-        np.gradient(blurred, axis=axis).reshape(flat.shape) if blurred.shape[axis] > 1 else 0 * flat for axis in (0, 1)
-    ]
     places = (some.rows / scale + corner[0], some.cols / scale + corner[1], np.ones_like(some.rows))
-    for channel in range(flat.shape[1]):
-        down, across = (slope[:, channel].take(some.bins) * np.float32(scale) for slope in slopes)
+    bins = np.rint(some.rows).astype(np.intp) * blurred.shape[2] + np.rint(some.cols).astype(np.intp)
+    for channel, plane in enumerate(blurred):
+        slopes = [np.gradient(plane, axis=axis) if plane.shape[axis] > 1 else 0 * plane for axis in (0, 1)]
+        down, across = (slope.ravel().take(bins) * np.float32(scale) for slope in slopes)
         columns = [slope * place for slope in (down, across) for place in places]
-        columns += [predicted[:, channel], np.ones_like(some.rows), rest[:, channel]]
+        columns += [predicted[channel], np.ones_like(some.rows), rest[channel]]
         table = np.stack(columns).astype(np.float64)
         equations += (table * weight) @ table.T
-    seen = rest[some.mask > 0.5] if (some.mask > 0.5).any() else rest
+    seen = rest[:, some.mask > 0.5] if (some.mask > 0.5).any() else rest
     # A median of absolute values is 0.6745 standard deviations.
     noise = float(np.median(np.abs(seen))) / 0.6745
     fine, wanted = (_fine_contrast(field, some) for field in (some.values, predicted))
@@ -332,13 +399,13 @@ def _witness(some: _Seen, blurred: Floats, coefficients: Floats, scale: int, cor
 
 
 def _fine_contrast(values: Floats, some: _Seen) -> Floats:
-    """What smoothing takes away, where all neighbours are seen: (samples, C)."""
+    """What smoothing takes away, where all neighbours are seen: (C, samples)."""
     out = np.zeros_like(values)
     core = (1 - _highest(1 - some.inside.astype(np.float32), 2))[some.inside]
-    for channel in range(values.shape[1]):
+    for channel, each in enumerate(values):
         field = np.zeros(some.inside.shape, np.float32)
-        field[some.inside] = values[:, channel]
-        out[:, channel] = (field - _binomial(field))[some.inside] * core
+        field[some.inside] = each
+        out[channel] = (field - _binomial(field))[some.inside] * core
     return out
 
 
@@ -365,64 +432,132 @@ def _highest(field: Floats, reach: int) -> Floats:
     return field
 
 
-def _mask_moved(seen: Sequence[_Seen], coefficients: Floats) -> None:
+def _mask_moved(seen: Sequence[_Seen], predicted: Sequence[Floats]) -> None:
     """Set the masks of all but the reference: 1 where a piece agrees with it, 0 where something has moved."""
-    for some in seen[1:]:
+    for some, wanted in zip(seen[1:], predicted[1:], strict=True):
         size = some.inside.shape
-        predicted = _at(coefficients, some.rows, some.cols)
-        rest = some.values - predicted
         moved = np.zeros(size, np.float32)
         noise = some.noise**2 + seen[0].noise ** 2
-        for channel in range(rest.shape[1]):
+        for values, levels in zip(some.values, wanted, strict=True):
             gap, level = np.zeros(size, np.float32), np.zeros(size, np.float32)
-            gap[some.inside], level[some.inside] = rest[:, channel], predicted[:, channel]
+            gap[some.inside], level[some.inside] = values - levels, levels
             contrast = np.maximum(_binomial(level * level) - _binomial(level) ** 2, 0)
             # Of white noise the smoothing leaves (70 / 256)^2.
             allowed = np.float32((70 / 256) ** 2 * noise) + np.float32(_CONTRAST**2) * contrast
             moved += _binomial(gap) ** 2 / allowed
-        moved = _highest(_binomial(moved * np.float32(1 / rest.shape[1])), 2)
+        moved = _highest(_binomial(moved * np.float32(1 / len(wanted))), 2)
         low, high = _MOVED
-        some.mask = np.clip((high - moved[some.inside]) * np.float32(1 / (high - low)), 0, 1)
+        some.mask *= np.clip((high - moved[some.inside]) * np.float32(1 / (high - low)), 0, 1)
 
 
 def _prior(start: Floats, noise: float) -> tuple[Floats, Floats]:
-    """What is believed beforehand, (H, W, C), and one over the variance with which it is wrong, (H, W, 1).
+    """What is believed beforehand, (C, H, W), and one over the variance with which it is wrong, (H, W).
 
     Where the start's contrast is no more than its noise it is smoothed (Lee 1980, doi:10.1109/TPAMI.1980.4766994).
     """
-    smooth = np.stack([_binomial(start[..., channel]) for channel in range(start.shape[2])], axis=2)
-    contrast = np.zeros(start.shape[:2], np.float32)
-    for channel in range(start.shape[2]):
-        plane = start[..., channel]
-        contrast += np.maximum(_binomial(plane * plane) - smooth[..., channel] ** 2, 0)
-    contrast *= np.float32(1 / start.shape[2])
-    signal = np.maximum(_binomial(contrast) - np.float32(noise**2), 0)[..., None]
+    smooth = np.stack([_binomial(plane) for plane in start])
+    contrast = np.zeros(start.shape[1:], np.float32)
+    for plane, mean in zip(start, smooth, strict=True):
+        contrast += np.maximum(_binomial(plane * plane) - mean**2, 0)
+    contrast *= np.float32(1 / len(start))
+    signal = np.maximum(_binomial(contrast) - np.float32(noise**2), 0)
     believed = smooth + signal / (signal + np.float32(noise**2)) * (start - smooth)
     weight: Floats = np.float32(1) / (np.float32((_WRONG / 255) ** 2) + np.float32(_WRONG_SHARE**2) * signal)
     return believed, weight
 
 
-def _step(weights: Floats, field: Floats, gone: Floats, prior: Floats, scale: int) -> Floats:
-    """The step d that minimises sum of weights * (box d)^2 - 2 * field * box d + prior * (gone + d)^2."""
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What the samples say at the nearest places of the box-blurred fine picture, (h, w) each."""
 
-    def applied(step: Floats) -> Floats:
-        return _box_spread(weights * box_blurred(step, scale), scale) + prior * step
+    weight: Floats
+    """The samples' weights, added up."""
+    distances: tuple[tuple[int, int, Floats], ...]
+    """Powers of the samples' distances from the place, down and across, and weight * distances / factorials."""
+    rests: Floats
+    """(C, h, w): weight * what isn't explained."""
 
-    rest = _box_spread(field, scale) - prior * gone
+
+def _told(seen: Sequence[_Seen], predicted: Sequence[Floats], size: tuple[int, int]) -> _Told:
+    rests = [some.values - wanted for some, wanted in zip(seen, predicted, strict=True)]
+    weight = np.concatenate([_weight(some, rest) for some, rest in zip(seen, rests, strict=True)])
+    rest = np.concatenate(rests, axis=1)
+    rows, cols = np.concatenate([some.rows for some in seen]), np.concatenate([some.cols for some in seen])
+    near = np.rint(rows), np.rint(cols)
+    bins = near[0].astype(np.intp) * size[1] + near[1].astype(np.intp)
+    down, across = rows - near[0], cols - near[1]
+
+    def added(values: Floats) -> Floats:
+        return np.bincount(bins, values, size[0] * size[1]).astype(np.float32).reshape(size)
+
+    tall, wide = weight * down, weight * across
+    half = np.float32(0.5)
+    distances = (
+        (1, 0, tall),
+        (0, 1, wide),
+        (2, 0, half * tall * down),
+        (1, 1, tall * across),
+        (0, 2, half * wide * across),
+    )
+    return _Told(
+        added(weight),
+        tuple((one, other, added(values)) for one, other, values in distances),
+        np.stack([added(weight * each) for each in rest]),
+    )
+
+
+def _change(told: _Told, channel: int, gone: Floats, prior: Floats, scale: int) -> Floats:
+    """How a fine plane, (H, W), has to change; gone: how far it has gone from what is believed."""
     # The diagonal: each of the box's samples counts with 1 / scale^4.
-    scaling: Floats = np.float32(1) / (_box_spread(weights, scale) * np.float32(1 / scale**2) + prior)
+    scaling: Floats = np.float32(1) / (_box_spread(told.weight, scale) * np.float32(1 / scale**2) + prior)
+    change = np.zeros_like(gone)
+    for turn in range(_CHANGES):
+        rest = told.rests[channel]
+        if turn:
+            blurred = box_blurred(change, scale)
+            rest = rest - told.weight * blurred
+            for down, across, weight in told.distances:
+                rest -= weight * _derivative(_derivative(blurred, down, 0), across, 1)
+        change += _step(told.weight, rest, gone + change, prior, scaling, scale)
+    return change
+
+
+def _derivative(plane: Floats, order: int, axis: int) -> Floats:
+    """By central differences; at the border 0."""
+    if order == 0:
+        return plane
+    out = np.zeros_like(plane)
+    lines, made = plane.swapaxes(0, axis), out.swapaxes(0, axis)
+    if order == 1:
+        made[1:-1] = (lines[2:] - lines[:-2]) * np.float32(0.5)
+    else:
+        made[1:-1] = lines[2:] + lines[:-2] - 2 * lines[1:-1]
+    return out
+
+
+def _step(weight: Floats, field: Floats, gone: Floats, prior: Floats, scaling: Floats, scale: int) -> Floats:
+    """The step d that minimises sum of weight * (box d)^2 - 2 * field * box d + prior * (gone + d)^2.
+
+    By conjugate gradients; scaling: about one over the diagonal.
+    """
+    rest = _box_spread(field, scale) - prior * gone
     step = np.zeros_like(rest)
     ready = scaling * rest
-    direction = ready
+    direction = ready.copy()
     power = float(np.vdot(rest, ready))
+    part = np.empty_like(rest)
     for _ in range(_STEPS):
         if power <= 0:
             break
-        image = applied(direction)
+        blurred = box_blurred(direction, scale)
+        image = _box_spread(weight * blurred, scale)
+        image += np.multiply(prior, direction, out=part)
         length = np.float32(power / float(np.vdot(direction, image)))
-        step += length * direction
-        rest -= length * image
-        ready = scaling * rest
+        step += np.multiply(direction, length, out=part)
+        image *= length
+        rest -= image
+        np.multiply(scaling, rest, out=ready)
         before, power = power, float(np.vdot(rest, ready))
-        direction = ready + np.float32(power / before) * direction
+        direction *= np.float32(power / before)
+        direction += ready
     return step
