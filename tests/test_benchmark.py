@@ -11,9 +11,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from memory import measured
 from superfine.classical.resample import matlab_resize, resize
 from superfine.errors import EngineError, ModelError, ShapeError, UsageError
-from superfine.evaluate.benchmark import benchmark, evaluate_path, judge
+from superfine.evaluate.benchmark import benchmark, evaluate_path, judge, open_methods
+from superfine.evaluate.evaluation import Evaluation
 from superfine.evaluate.listener import Listener
-from superfine.evaluate.methods import BASELINES, ClassicalMethod, open_method
+from superfine.evaluate.methods import BASELINES, ClassicalMethod, Made, open_method
 from superfine.evaluate.pairs import open_dataset
 from superfine.evaluate.record import AS_IS
 
@@ -217,6 +218,98 @@ def test_memory_is_that_of_the_method(photos):
     assert memory["modest"] < 40
 
 
+class Seer(Known):
+    """Is told the kernel, and says another one that it found: the true one plus `wrong` times a flat one."""
+
+    oracle = True
+
+    def __init__(self, name, wrong=()):
+        super().__init__(name)
+        self.told, self.wrong = [], list(wrong)
+
+    def made(self, pixels, kernel):
+        self.told.append(kernel)
+        share = self.wrong[(len(self.told) - 1) % len(self.wrong)]
+        return Made(self(pixels), kernel + share * np.full_like(kernel, 1 / kernel.size))
+
+
+def test_kernels_are_told_recorded_and_held_against_the_found_ones(photos, tmp_path):
+    shares = (0.0, 0.5, 1.0, 0.2, 0.1, 3.0)
+    seer = Seer("seer", shares)
+    found = benchmark([open_dataset(photos, 2, reduction="anisotropic")], [seer, Known()])
+    pairs = [open_dataset(photos, 2, reduction="anisotropic").pair(place) for place in range(6)]
+    for told, pair, used in zip(seer.told, pairs, found.kernels, strict=False):
+        np.testing.assert_array_equal(told, pair.kernel)
+        np.testing.assert_array_equal(used.weights, pair.kernel)
+        assert (used.dataset, used.picture, used.scale) == ("photos", pair.name, 2)
+    assert len(found.kernels) == 6
+    # The cosine between k and k + share * flat.
+    wanted = []
+    for share, pair in zip(shares, pairs, strict=True):
+        true = pair.kernel.ravel()
+        other = true + share / true.size
+        wanted.append(true @ other / np.linalg.norm(true) / np.linalg.norm(other))
+    measured_ones = [each.kernel_correlation for each in found.measurements if each.model == "seer"]
+    np.testing.assert_allclose(measured_ones, wanted, rtol=1e-9)
+    rows = {row.model: row for row in found.rows}
+    assert rows["seer"].kernel_correlation == pytest.approx(np.median(wanted), rel=1e-9)
+    assert rows["known"].kernel_correlation is None
+    assert rows["known"].pictures == 6
+    assert f"{np.median(wanted):.3f}" in str(found)
+    assert "normalised correlation" in found._repr_html_()
+    found.save(tmp_path / "r.jsonl")
+    assert Evaluation.load(tmp_path / "r.jsonl").kernels == found.kernels
+
+
+def test_an_oracle_is_not_judged_where_nobody_knows_the_kernel(photos):
+    seer = Seer("seer", [0])
+    with pytest.raises(UsageError, match="seer has to be told the kernel of each picture, and photos doesn't say"):
+        benchmark([open_dataset(photos, 2)], [seer])
+    assert seer.told == []
+
+
+def test_lines_of_the_table_stay_within_the_width(photos):
+    text = str(benchmark([open_dataset(photos, 2, reduction="anisotropic")], []))
+    legend = text.split("\nnearest", maxsplit=1)[0].splitlines()
+    assert max(map(len, legend)) <= 120
+    assert "seed 1" in text
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_adapt_gains_most_where_it_is_told_the_kernel(tmp_path, scale):
+    Image.fromarray(data.astronaut()[:192, 100:292]).save(tmp_path / "a.png")
+    found = evaluate_path(tmp_path, ["adapt", "adapt-known"], scale=scale, reduction="anisotropic")
+    rows = {row.model: row for row in found.rows}
+    assert found.failures == ()
+    assert rows["adapt-known"].psnr_y > rows["bicubic"].psnr_y + 2
+    assert rows["adapt-known"].psnr_y > rows["adapt"].psnr_y - 0.05
+    assert 0.5 < rows["adapt"].kernel_correlation <= 1
+    assert rows["adapt-known"].kernel_correlation is None
+    # An oracle is never marked as the best.
+    lines = [line for line in str(found).splitlines() if line.startswith("adapt-known ")]
+    assert len(lines) == 1
+    assert "*" not in lines[0]
+    with pytest.raises(UsageError, match="adapt-known has to be told the kernel"):
+        evaluate_path(tmp_path, ["adapt-known"], scale=scale)
+
+
+def test_what_ends_an_adaptation_is_no_method_by_itself():
+    assert "refiner-x1" not in [method.name for method in open_methods(None, 1)]
+    assert "fast-x2" in [method.name for method in open_methods(None, 2)]
+
+
+def test_adapt_is_judged_as_it_runs(tmp_path):
+    from superfine.adapt import adapt_pixels
+
+    pixels = np.ascontiguousarray(data.astronaut()[:128, 100:228])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    row = next(row for row in evaluate_path(tmp_path, ["adapt"]).rows if row.model == "adapt")
+    wanted = adapt_pixels(small_of(pixels), 2).pixels
+    assert row.psnr_y == pytest.approx(witness(wanted, pixels, 2)[0], abs=2e-5)
+    assert row.parameters > 0
+    assert row.kernel_correlation is None  # nobody knows the true one
+
+
 def test_wrong_wishes(photos, tmp_path):
     with pytest.raises(UsageError, match="there is no folder to judge on"):
         benchmark([], [])
@@ -226,6 +319,8 @@ def test_wrong_wishes(photos, tmp_path):
         benchmark([open_dataset(photos, 2)], [Known(), Known()])
     with pytest.raises(ModelError, match="'photo' enlarges x2, x4, not x3"):
         open_method("photo", 3)
+    with pytest.raises(ModelError, match="'adapt' enlarges x2, x3, x4, not x8"):
+        open_method("adapt", 8)
     with pytest.raises(UsageError, match="no model 'nope'"):
         evaluate_path(photos, ["nope"])
     with pytest.raises(ModelError, match="there is no such model file"):

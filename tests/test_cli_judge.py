@@ -35,6 +35,16 @@ def test_a_table_with_its_protocol(photos):
         assert f"\n{name} " in done.stdout
 
 
+def test_blurs_by_known_kernels(photos, tmp_path):
+    out = tmp_path / "r.jsonl"
+    done = run(app, ["evaluate", str(photos), "--lr", "gaussian8", "--models", "fast", "--out", str(out)])
+    assert done.exit_code == 0
+    assert "gaussian8: 8 round Gaussians each, sigma 0.8-1.6, 22x22, direct subsampling centred on" in done.stdout
+    assert "photos, x2, 8 pictures" in done.stdout
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [np.shape(line["weights"]) for line in lines if line["kind"] == "kernel"] == 8 * [(22, 22)]
+
+
 def test_every_shipped_network_is_the_default(photos):
     lines = run(app, ["evaluate", str(photos), "--scale", "3", "--json"]).stdout.splitlines()
     rows = [json.loads(line) for line in lines if json.loads(line)["kind"] == "row"]
@@ -122,6 +132,7 @@ def test_what_cannot_be_written_or_judged_is_said_first(photos, arguments, words
         (["--models", "fast,,best"], UsageError, "--models 'fast,,best': a name is empty"),
         (["--models", "nope"], UsageError, "no model 'nope'"),
         (["--lr", "box"], UsageError, "no rule 'box'"),
+        (["--lr", "motion", "--scale", "8"], UsageError, "--lr motion is laid down for the scales 2, 3, 4, not 8"),
         (["--baseline", "nowhere.jsonl"], SourceError, "nowhere.jsonl: can't be read"),
         (["--distances", "beauty"], UsageError, "no distance 'beauty'"),
     ],

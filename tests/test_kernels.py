@@ -185,6 +185,18 @@ def test_a_correction_is_the_solution_of_its_normal_equations():
     np.testing.assert_allclose(change[inner] / 0.015**2, wanted[inner], atol=0.02 * np.abs(wanted[inner]).max())
 
 
+@pytest.mark.parametrize("taps", [(15, 15), (1, 31), (24, 9)])
+def test_consistent_where_the_border_weighs_most(taps):
+    """A wide kernel on a small picture: the replicated border is most of what is seen."""
+    reduction = Reduction(some_kernel(*taps), 2, (16, 18))
+    largest = np.linalg.eigvalsh(as_matrix(reduction) @ as_matrix(reduction).T)[-1]
+    assert largest <= reduction._largest <= 1.2 * largest
+    large = ndimage.gaussian_filter(rng(13).random((32, 36)), 1)
+    small = np.round(255 * reduction(large)) / 255
+    made = reduction.consistent(np.full(large.shape, 0.5), small, 0.5 / 255, turns=2000)
+    assert np.abs(reduction(made) - small).max() <= 0.5 / 255
+
+
 def test_what_is_consistent_already_stays():
     reduction = Reduction(some_kernel(5, 5), 2, (20, 20))
     large = rng(8).random((40, 40))

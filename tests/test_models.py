@@ -237,11 +237,13 @@ def test_shipped_cards_are_complete(model):
     free = {"restoring", "fp32_end", "needs_fp32", "rows", "cols", "source", "losses"} | (
         {"net"} if "int8" in card.name else set()
     )
+    # What finishes another's enlargement has no dB of its own.
+    free |= {"psnr", "protocol"} if card.scale == 1 else set()
     told = [entry.name for entry in fields(card) if entry.name not in free]
     assert [name for name in told if getattr(card, name) in ("", {}, 0)] == []
     assert card.licence == "Apache-2.0"
     assert (Path(__file__).parents[1] / card.recipe).is_file()
-    assert {"Set5", "Set14"} <= set(card.psnr)
+    assert card.scale == 1 or {"Set5", "Set14"} <= set(card.psnr)
 
 
 def test_shipped_networks_stay_small():

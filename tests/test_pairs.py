@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from superfine.classical.blurs import BLURS, blurred
 from superfine.classical.resample import matlab_resize
 from superfine.errors import SourceError, UsageError
 from superfine.evaluate.pairs import open_dataset
@@ -74,6 +75,45 @@ def test_damage_is_made_alike_each_time_and_named(tmp_path):
     np.testing.assert_array_equal(first.small, again.small)
     assert (first.small != second.small).any()
     assert (first.small != matlab_resize(np.ascontiguousarray(first.large), first.small.shape[:2])).any()
+
+
+def test_a_blur_gives_each_picture_several_kernels(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.png", PHOTO)
+    dataset = open_dataset(tmp_path, 2, reduction="anisotropic")
+    names = [f"{name}.png, kernel {number}" for name in "ab" for number in (1, 2, 3)]
+    assert [source.name for source in dataset.sources] == names
+    pairs = [dataset.pair(place) for place in range(6)]
+    assert len({pair.kernel.tobytes() for pair in pairs}) == 6
+    for place, pair in enumerate(pairs):
+        np.testing.assert_array_equal(pair.kernel, BLURS["anisotropic"].kernel(2, place // 3, place % 3))
+        np.testing.assert_array_equal(pair.large, PHOTO[:42, :50])
+        np.testing.assert_array_equal(pair.small, blurred(np.ascontiguousarray(PHOTO[:42, :50]), pair.kernel, 2))
+        assert pair.rule == BLURS["anisotropic"].words(2)
+    assert len(open_dataset(tmp_path, 2, reduction="gaussian8").sources) == 16
+
+
+def test_a_blur_is_made_of_hr_where_lr_lies_beside(tmp_path):
+    write(tmp_path / "HR/a.png", PHOTO[:42, :50])
+    write(tmp_path / "LR/a.png", PHOTO[:42:2, :50:2])
+    dataset = open_dataset(tmp_path, 2, reduction="motion")
+    pair = dataset.pair(0)
+    np.testing.assert_array_equal(pair.small, blurred(np.ascontiguousarray(PHOTO[:42, :50]), pair.kernel, 2))
+    assert dataset.notes == ("the folder's own LR left out",)
+
+
+def test_where_blurs_have_nothing_to_do(tmp_path):
+    write(tmp_path / "a.png", PHOTO[:10])
+    with pytest.raises(UsageError, match="--lr motion is laid down for the scales 2, 3, 4, not 5"):
+        open_dataset(tmp_path, 5, reduction="motion")
+    with pytest.raises(
+        SourceError, match=r"a\.png: a kernel of 22 x 22 is larger than the enlarged picture of 10 x 50"
+    ):
+        open_dataset(tmp_path, 2, reduction="gaussian8").pair(0)
+    write(tmp_path / "same/a_HR.png", PHOTO)
+    write(tmp_path / "same/a_LR.png", PHOTO)
+    with pytest.raises(UsageError, match="has LR of its own, so --lr motion has nothing to make"):
+        open_dataset(tmp_path / "same", 2, reduction="motion")
 
 
 def test_grey_alpha_and_16_bits_become_rgb_of_8(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from superfine.errors import SourceError, UsageError
 from superfine.evaluate.evaluation import Evaluation
-from superfine.evaluate.record import Failure, Measurement, Row, regressions
+from superfine.evaluate.record import Failure, Measurement, Row, UsedKernel, regressions
 
 ROW = Row(
     dataset="Set5",
@@ -124,6 +124,27 @@ def test_files_of_other_versions(tmp_path):
     (tmp_path / "r.jsonl").write_text(text.replace('"pooled_y": 37.1, ', ""))
     with pytest.raises(SourceError, match=r"line 2 .*\(lacks pooled_y\)"):
         Evaluation.load(tmp_path / "r.jsonl")
+
+
+def test_kernels_and_their_correlation_are_kept(tmp_path):
+    kernel = UsedKernel(dataset="Set5", picture="a.png, kernel 1", scale=2, weights=((0.1, 1 / 3), (0.5, 1 / 15)))
+    rows = (changed(kernel_correlation=0.97), ROW)
+    found = dataclasses.replace(FOUND, rows=rows, kernels=(kernel,))
+    found.save(tmp_path / "r.jsonl")
+    assert Evaluation.load(tmp_path / "r.jsonl") == found
+    text = (tmp_path / "r.jsonl").read_text()
+    for right, wrong in (("[[0.1, ", '[["soft", '), ('"kernel_correlation": 0.97', '"kernel_correlation": "high"')):
+        assert right in text
+        (tmp_path / "r.jsonl").write_text(text.replace(right, wrong))
+        with pytest.raises(SourceError, match="is none of an evaluation"):
+            Evaluation.load(tmp_path / "r.jsonl")
+
+
+def test_files_from_before_kernels_are_read(tmp_path):
+    text = stored(tmp_path)
+    assert text.count(', "kernel_correlation": null') == 2
+    (tmp_path / "r.jsonl").write_text(text.replace(', "kernel_correlation": null', ""))
+    assert Evaluation.load(tmp_path / "r.jsonl") == FOUND
 
 
 def test_names_that_no_encoding_knows(tmp_path):

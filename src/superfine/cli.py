@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train
+from superfine import cli_adapt, cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train
 from superfine.errors import SuperfineError, UsageError
 from superfine.interrupt import heeded
 from superfine.terminal import one_line
@@ -78,6 +78,11 @@ app.command(
     epilog="Examples:  superfine burst shots/*.jpg -o fine.png   |"
     "   superfine burst a.png b.png c.png -o fine.png --scale 3",
 )(cli_burst.burst)
+app.command(
+    "adapt",
+    epilog="Examples:  superfine adapt old.png -o large.png   |   superfine adapt scan.tif -o scan-x4.tif --scale 4"
+    " --kernel-out blur.png   |   superfine adapt plate.png -o plate-x2.png --kernel psf.npy",
+)(cli_adapt.adapt)
 app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
     cli_judge.inspect
 )

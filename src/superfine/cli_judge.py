@@ -44,14 +44,21 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Networks, families, weights as `convert` takes them, classical methods, training runs' folders; by"
-            " default every shipped network of the scale. OpenCV runs .pb files itself where it is installed.",
+            help="Networks, families, weights as `convert` takes them, classical methods, training runs' folders,"
+            " adapt, adapt-known (which is told the kernel); by default every shipped network of the scale. OpenCV runs"
+            " .pb files itself where it is installed.",
             show_default=False,
         ),
     ] = None,
     scale: Scale = 2,
     reduction: Annotated[
-        str, typer.Option("--lr", metavar="RULE", help="How LR is made where there is none: matlab-bicubic, degraded.")
+        str,
+        typer.Option(
+            "--lr",
+            metavar="RULE",
+            help="How LR is made: matlab-bicubic or degraded where there is none; by known kernels in any case:"
+            " gaussian8, gaussian8-bicubic, anisotropic, motion.",
+        ),
     ] = "matlab-bicubic",
     out: Annotated[
         Path | None,

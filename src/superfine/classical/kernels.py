@@ -45,6 +45,9 @@ _ERROR: Final = 0.015
 # A step aims at this share of the tolerance, and every so many turns it's looked whether that is enough.
 _INSIDE: Final = 0.9
 _LOOK_EVERY: Final = 4
+# So many power iterations give the largest eigenvalue to well within this factor.
+_POWER_TURNS: Final = 20
+_ABOVE: Final = 1.1
 # Small pixels of mirror beyond the border, before a period ends; the outer half fades to the mean.
 _MARGIN: Final = 16
 
@@ -305,7 +308,7 @@ class Reduction:
         large = large.astype(np.float64)
         missing = small - self(large)
         weight = ahead = np.zeros_like(missing)
-        step, inertia = 1 / self._power.max(), 1.0
+        step, inertia = 1 / self._largest, 1.0
         for turn in range(turns):
             if turn % _LOOK_EVERY == 0 and np.abs(missing - self(self.adjoint(weight))).max() <= tolerance:
                 break
@@ -364,6 +367,17 @@ class Reduction:
     def _spread(self) -> Floats:
         """The power that pictures have in the small one."""
         return self._folded(self._natural)
+
+    @cached_property
+    def _largest(self) -> float:
+        """Above the largest eigenvalue of the operation times its adjoint, by power iterations.
+
+        The border's copies can make it several times what the frequencies tell.
+        """
+        vector: Floats = np.random.default_rng(0).random(self.size)
+        for _ in range(_POWER_TURNS):
+            vector = self(self.adjoint(vector / np.linalg.norm(vector)))
+        return _ABOVE * float(np.linalg.norm(vector))
 
     @cached_property
     def _power(self) -> Floats:

@@ -15,16 +15,18 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from superfine.classical.blurs import BLURS
+from superfine.classical.kernels import kernel_correlation
 from superfine.color import limited_luma, to_unit
 from superfine.engine import Precision, cores
 from superfine.errors import ShapeError, SuperfineError, UsageError
 from superfine.evaluate.evaluation import Evaluation
 from superfine.evaluate.listener import Listener
-from superfine.evaluate.methods import BASELINES, ClassicalMethod, Method, open_method
+from superfine.evaluate.methods import BASELINES, ClassicalMethod, KernelMethod, Made, Method, made, open_method
 from superfine.evaluate.metrics import crop_border, psnr_of, squared_error, ssim
 from superfine.evaluate.pairs import Dataset, Pair, open_dataset
 from superfine.evaluate.peers import Colour, ValueRange, open_foreign_onnx, open_opencv
-from superfine.evaluate.record import AS_IS, Failure, Figures, Measurement, Row
+from superfine.evaluate.record import AS_IS, Failure, Figures, Measurement, Row, UsedKernel
 from superfine.evaluate.usage import machine, peak_memory
 from superfine.models import has_card, list_models
 
@@ -32,6 +34,7 @@ __all__ = ["Distance", "benchmark", "evaluate_path", "judge", "open_datasets", "
 
 Bytes = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating]
 
 # Side of the piece that the methods are timed on, and how often.
 _TIMED_SIDE: Final = 384
@@ -125,6 +128,12 @@ def benchmark(
     for kind, names in (("folders", [entry.name for entry in datasets]), ("models", [each.name for each in methods])):
         if twice := [name for name in names if names.count(name) > 1]:
             raise UsageError(f"two {kind} are called {twice[0]!r}, and a table can't tell them apart; give one of them")
+    for method in methods:
+        if isinstance(method, KernelMethod) and method.oracle and (told := _without_kernels(datasets)):
+            raise UsageError(
+                f"{method.name} has to be told the kernel of each picture, and {told} doesn't say; judge with --lr"
+                " gaussian8, anisotropic or motion, or leave it out"
+            )
     given = {method.name for method in methods}
     everyone: list[Method] = [ClassicalMethod(name, scale) for name in BASELINES if name not in given]
     everyone += methods
@@ -142,7 +151,13 @@ def benchmark(
         rows=tuple(row for dataset in datasets for row in run.rows(dataset, times)),
         measurements=tuple(run.measurements),
         failures=tuple(run.failures),
+        kernels=tuple(run.kernels),
     )
+
+
+def _without_kernels(datasets: Sequence[Dataset]) -> str:
+    """The name of a data set whose LR isn't made by kernels; empty where all are."""
+    return next((each.name for each in datasets if each.reduction not in BLURS), "")
 
 
 def evaluate_path(
@@ -197,9 +212,7 @@ def open_methods(
     precision: Precision = "auto",
 ) -> tuple[Method, ...]:
     """Methods by their names, as `evaluate_path` takes them; None is every shipped network of the scale."""
-    names: Sequence[str | Method] = (
-        [model.card.name for model in list_models() if model.card.scale == scale] if models is None else models
-    )
+    names = _shipped(scale) if models is None else models
     opened: list[Method] = []
     for name in names:
         if not isinstance(name, str):
@@ -217,6 +230,14 @@ def open_methods(
     return tuple(opened)
 
 
+def _shipped(scale: int) -> list[str]:
+    """The networks that enlarge small pictures; the one that ends what `adapt` began is none by itself."""
+    from superfine.adapt import REFINER
+
+    names = [model.card.name for model in list_models() if model.card.scale == scale]
+    return [name for name in names if name != REFINER]
+
+
 class _Run:
     """Goes through pictures and methods and keeps what it finds."""
 
@@ -225,6 +246,7 @@ class _Run:
     def __init__(self, methods: Sequence[Method], distances: Sequence[Distance], listener: Listener) -> None:
         self.methods, self.distances, self.listener = methods, distances, listener
         self.measurements: list[Measurement] = []
+        self.kernels: list[UsedKernel] = []
         self.failures: list[Failure] = []
         self.notes = [f"{method.name}: {note}" for method in methods for note in method.notes]
         self.notes += [f"{distance.name} is {distance.version}" for distance in distances]
@@ -232,6 +254,7 @@ class _Run:
         self._held: dict[str, float] = {}  # megabytes that a method's network keeps
         self._most: dict[str, float] = {}  # and takes besides for one picture
         self._largest: Bytes | None = None
+        self._its_kernel: Floats | None = None
 
     def judge_all(self, dataset: Dataset) -> None:
         """All pictures of a data set by all methods."""
@@ -246,21 +269,25 @@ class _Run:
                 self._fail(str(source.large), str(error).removeprefix(f"{source.large}: "))
                 continue
             self._rules.setdefault(dataset.name, set()).add(pair.rule)
-            self._keep(pair.small)
+            self._keep(pair)
+            if pair.kernel is not None:
+                weights = tuple(tuple(map(float, line)) for line in pair.kernel)
+                used = UsedKernel(dataset=dataset.name, picture=pair.name, scale=dataset.scale, weights=weights)
+                self.kernels.append(used)
             # All are made before any is compared: comparing keeps threads awake that would slow a network.
-            made = {method.name: self._enlarge(dataset, pair, method) for method in self.methods}
-            for name, (output, seconds) in made.items():
+            outputs = {method.name: self._enlarge(dataset, pair, method) for method in self.methods}
+            for name, (output, seconds) in outputs.items():
                 if output is not None:
                     self._compare(dataset, pair, name, target, output, seconds)
             if pair.as_is is not None:
-                self._compare(dataset, pair, AS_IS, target, pair.as_is, math.nan)
+                self._compare(dataset, pair, AS_IS, target, Made(pair.as_is), math.nan)
 
-    def _enlarge(self, dataset: Dataset, pair: Pair, method: Method) -> tuple[Bytes | None, float]:
+    def _enlarge(self, dataset: Dataset, pair: Pair, method: Method) -> tuple[Made | None, float]:
         """What a method makes of a picture, and in how many seconds; None where it fails."""
         try:
             with peak_memory() as peak:
                 started = time.perf_counter()
-                output = method(pair.small)
+                output = made(method, pair.small, pair.kernel)
                 seconds = time.perf_counter() - started
         except (SuperfineError, MemoryError) as error:
             self._fail(f"{dataset.name}/{pair.name} by {method.name}", str(error) or "out of memory")
@@ -273,18 +300,19 @@ class _Run:
             self._held[method.name], self._most[method.name] = peak.kept, peak.megabytes - peak.kept
         return output, seconds
 
-    def _compare(
-        self, dataset: Dataset, pair: Pair, model: str, target: _Target, output: Bytes, seconds: float
-    ) -> None:
+    def _compare(self, dataset: Dataset, pair: Pair, model: str, target: _Target, output: Made, seconds: float) -> None:
         try:
-            compared = target.compare(output, self.distances, self.pool)
+            compared = target.compare(output.pixels, self.distances, self.pool)
         except SuperfineError as error:
             self._fail(f"{dataset.name}/{pair.name} by {model}", str(error))
         else:
-            self._note(dataset, pair, model, compared, seconds)
+            self._note(dataset, pair, model, compared, seconds, output.kernel)
 
-    def _note(self, dataset: Dataset, pair: Pair, model: str, compared: Compared, seconds: float) -> None:
+    def _note(
+        self, dataset: Dataset, pair: Pair, model: str, compared: Compared, seconds: float, kernel: Floats | None
+    ) -> None:
         figures = compared.figures
+        both = None if kernel is None or pair.kernel is None else kernel_correlation(kernel, pair.kernel)
         self.measurements.append(
             Measurement(
                 dataset=dataset.name,
@@ -295,6 +323,7 @@ class _Run:
                 samples=compared.samples,
                 pixels=pair.small.shape[0] * pair.small.shape[1],
                 seconds=seconds,
+                kernel_correlation=both,
                 **vars(figures),
             )
         )
@@ -303,10 +332,10 @@ class _Run:
         self.failures.append(Failure(name=name, reason=reason))
         self.listener.warn(f"{name}: {reason}")
 
-    def _keep(self, small: Bytes) -> None:
-        piece = small[:_TIMED_SIDE, :_TIMED_SIDE]
+    def _keep(self, pair: Pair) -> None:
+        piece = pair.small[:_TIMED_SIDE, :_TIMED_SIDE]
         if self._largest is None or piece.size > self._largest.size:
-            self._largest = piece
+            self._largest, self._its_kernel = piece, pair.kernel
 
     def times(self) -> Mapping[str, float]:
         """Method -> ms per Mpx of input on a piece of the largest picture, methods in turn, median."""
@@ -319,9 +348,9 @@ class _Run:
         for turn in range(_TURNS):
             first = turn * len(methods) // _TURNS  # so that none always follows the same
             for method in (*methods[first:], *methods[:first]):
-                seconds = _seconds(method, piece)
+                seconds = _seconds(method, piece, self._its_kernel)
                 if seconds < _QUICK_SECONDS:  # its first run may only have waited for what the last left in the cache
-                    seconds = min(seconds, _seconds(method, piece))
+                    seconds = min(seconds, _seconds(method, piece, self._its_kernel))
                 taken[method.name].append(seconds)
         rows, cols = piece.shape[:2]
         self.notes.append(f"times: median of {_TURNS} runs on a piece of {cols} x {rows} px, methods in turn")
@@ -339,6 +368,7 @@ class _Run:
                 continue
             method = known.get(name)
             samples = sum(entry.samples for entry in entries)
+            found = [entry.kernel_correlation for entry in entries if entry.kernel_correlation is not None]
             rows.append(
                 Row(
                     dataset=dataset.name,
@@ -363,6 +393,7 @@ class _Run:
                     precision=method.precision if method else "",
                     sha256=method.sha256 if method else "",
                     parameters=method.parameters if method else 0,
+                    kernel_correlation=statistics.median(found) if found else None,
                 )
             )
         return rows
@@ -384,7 +415,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if all(map(math.isfinite, values)) else sum(values)
 
 
-def _seconds(method: Method, pixels: Bytes) -> float:
+def _seconds(method: Method, pixels: Bytes, kernel: Floats | None) -> float:
     started = time.perf_counter()
-    method(pixels)
+    made(method, pixels, kernel)
     return time.perf_counter() - started

@@ -9,13 +9,13 @@ from typing import Any, Final, Self
 
 from superfine.atomic import written_whole
 from superfine.errors import OutputError, SourceError
-from superfine.evaluate.record import Failure, Measurement, Row, plain
+from superfine.evaluate.record import Failure, Measurement, Row, UsedKernel, plain
 from superfine.evaluate.tables import table_html, table_text
 
 __all__ = ["Evaluation"]
 
-_KINDS: Final = {"row": "rows", "failure": "failures", "picture": "measurements"}
-_TYPES: Final[dict[str, Any]] = {"row": Row, "failure": Failure, "picture": Measurement}
+_KINDS: Final = {"row": "rows", "failure": "failures", "picture": "measurements", "kernel": "kernels"}
+_TYPES: Final[dict[str, Any]] = {"row": Row, "failure": Failure, "picture": Measurement, "kernel": UsedKernel}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class Evaluation:
     rows: tuple[Row, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     failures: tuple[Failure, ...] = ()
+    kernels: tuple[UsedKernel, ...] = ()
+    """Those that small pictures were made by, where that is known."""
 
     def __str__(self) -> str:
         return table_text(self.rows, self.failures, self.notes)
@@ -37,7 +39,7 @@ class Evaluation:
         return table_html(self.rows, self.failures)
 
     def lines(self) -> list[str]:
-        """Lines of JSON: the run and how many lines follow, then rows, failures and pictures."""
+        """Lines of JSON: the run and how many lines follow, then rows, failures, pictures and kernels."""
         rest = [{"kind": kind, **asdict(entry)} for kind, name in _KINDS.items() for entry in getattr(self, name)]
         head = {"version": self.version, "date": self.date, "machine": dict(self.machine), "notes": list(self.notes)}
         lines = [{"kind": "evaluation", "lines": len(rest), **head}, *rest]
@@ -90,7 +92,7 @@ def _known(given: Mapping[str, Any], kind: Any, wanted: Sequence[str]) -> dict[s
 
 
 def _read(kind: Any, given: Mapping[str, Any]) -> Any:
-    wanted = [entry.name for entry in fields(kind) if entry.default_factory is MISSING]
+    wanted = [entry.name for entry in fields(kind) if entry.default_factory is MISSING and entry.default is MISSING]
     facts = _known(given, kind, wanted)
     for entry in fields(kind):
         value = facts.get(entry.name)
@@ -98,6 +100,10 @@ def _read(kind: Any, given: Mapping[str, Any]) -> Any:
             facts[entry.name] = _number(entry.name, value)
         elif entry.type in (int, str) and type(value) is not entry.type:
             raise ValueError(f"{entry.name} is {value!r}")
+    if facts.get("kernel_correlation") is not None:
+        facts["kernel_correlation"] = _number("kernel_correlation", facts["kernel_correlation"])
+    if "weights" in facts:
+        facts["weights"] = tuple(tuple(_number("weights", weight) for weight in line) for line in facts["weights"])
     if "distances" in facts:
         facts["distances"] = {name: _number(name, value) for name, value in facts["distances"].items()}
     return kind(**facts)

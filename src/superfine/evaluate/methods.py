@@ -1,22 +1,38 @@
 """What can be judged: anything that enlarges a whole picture, with the facts that its figures need."""
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from superfine.engine import LEAST_SIDE, ClassicalEngine, Engine, NetworkEngine, Precision, open_engine
-from superfine.errors import ModelError
+from superfine.errors import ModelError, UsageError
 from superfine.models import CLASSICAL, Model, find_model
 from superfine.tiles import Grid, Window, enlarge
 
-__all__ = ["BASELINES", "ClassicalMethod", "Method", "NetworkMethod", "enlarged", "open_method"]
+__all__ = [
+    "BASELINES",
+    "ORACLES",
+    "AdaptMethod",
+    "ClassicalMethod",
+    "KernelMethod",
+    "KnownKernelMethod",
+    "Made",
+    "Method",
+    "NetworkMethod",
+    "enlarged",
+    "made",
+    "open_method",
+]
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating]
 
 #: In every table, so that a figure has something to stand beside.
 BASELINES: Final = ("nearest", "bilinear", "bicubic", "lanczos")
+#: Told what nobody can know of a real picture: bounds to stand beside, never the best.
+ORACLES: Final = ("adapt-known",)
 
 
 class Method(Protocol):
@@ -39,6 +55,30 @@ class Method(Protocol):
     def __call__(self, pixels: Bytes) -> Bytes:
         """(h, w, 3) uint8 RGB -> (scale*h, scale*w, 3) uint8 RGB."""
         ...
+
+
+class Made(NamedTuple):
+    """A large picture, and the kernel (n, n) that its method found in the small one, if it looks for one."""
+
+    pixels: Bytes
+    kernel: Floats | None = None
+
+
+@runtime_checkable
+class KernelMethod(Protocol):
+    """A `Method` that knows of kernels."""
+
+    oracle: bool
+    """It is told the true kernel, and can't work without."""
+
+    def made(self, pixels: Bytes, kernel: Floats | None) -> Made:
+        """As `Method`; kernel: the true one, for an oracle alone. Raises UsageError where an oracle isn't told it."""
+        ...
+
+
+def made(method: Method, pixels: Bytes, kernel: Floats | None) -> Made:
+    """What any method makes of a small picture. kernel: the one that it was made by, where that is known."""
+    return method.made(pixels, kernel) if isinstance(method, KernelMethod) else Made(method(pixels))
 
 
 def enlarged(engine: Engine, pixels: Array, tile: int = 384) -> Array:
@@ -91,13 +131,78 @@ class NetworkMethod:
         return np.asarray(enlarged(self._engine, pixels, self._tile), np.uint8)
 
 
+class _Restoring:
+    """The network of `superfine adapt`, which starts from the likeliest picture under a kernel."""
+
+    name: str
+
+    def __init__(self, scale: int) -> None:
+        from superfine.adapt import REFINER, SCALES, open_refiner
+
+        if scale not in SCALES:
+            raise ModelError(
+                f"{self.name!r} enlarges x{', x'.join(map(str, SCALES))}, not x{scale}; give it another --scale, or"
+                " leave it out"
+            )
+        (model,) = find_model(REFINER)
+        self.scale = scale
+        self._network = open_refiner()
+        self.engine = self._network.name
+        self.precision: str = self._network.precision_for(np.dtype(np.float32))
+        self.sha256, self.parameters, self.file_bytes = model.sha256, model.card.parameters, len(model.content)
+
+
+class AdaptMethod(_Restoring):
+    """`superfine adapt` without a budget: the kernel is estimated, then the picture restored under it."""
+
+    name = "adapt"
+    oracle = False
+    notes: tuple[str, ...] = ("kernel estimated from each picture, no training on it",)
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        return self.made(pixels, None).pixels
+
+    def made(self, pixels: Bytes, kernel: Floats | None) -> Made:  # noqa: ARG002 - it may not know it
+        """As `KernelMethod`; the kernel is the one that was used: bicubic's where none could be told."""
+        from superfine.adapt import adapt_pixels
+
+        enlarged = adapt_pixels(pixels, self.scale, network=self._network)
+        return Made(np.asarray(enlarged.pixels, np.uint8), enlarged.kernel.weights)
+
+
+class KnownKernelMethod(_Restoring):
+    """As `AdaptMethod`, but told the true kernel: what is left to gain by a better estimate."""
+
+    name = "adapt-known"
+    oracle = True
+    notes: tuple[str, ...] = ("is told the true kernel, which nobody knows of a real picture",)
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        return self.made(pixels, None).pixels
+
+    def made(self, pixels: Bytes, kernel: Floats | None) -> Made:
+        """As `KernelMethod`."""
+        from superfine.adapt import adapt_pixels, find_kernel
+
+        if kernel is None:
+            raise UsageError(
+                f"{self.name} has to be told the kernel; judge it with --lr gaussian8, anisotropic or motion, which"
+                " make LR by one, or judge adapt"
+            )
+        noise = find_kernel(pixels, self.scale).noise
+        enlarged = adapt_pixels(pixels, self.scale, kernel=kernel, noise=noise, network=self._network)
+        return Made(np.asarray(enlarged.pixels, np.uint8))
+
+
 def open_method(name: str, scale: int, *, engine: str = "openvino", precision: Precision = "auto") -> Method:
-    """A method by its name: a classical one, a shipped network or family, or an .onnx file with a card.
+    """A method by its name: classical, `adapt`, `adapt-known`, a shipped network or family, an .onnx file with a card.
 
     Raises UsageError for an unknown name, ModelError where it enlarges by another factor.
     """
     if name in CLASSICAL:
         return ClassicalMethod(name, scale)
+    if (restoring := {each.name: each for each in (AdaptMethod, KnownKernelMethod)}.get(name)) is not None:
+        return restoring(scale)
     found = {model.card.scale: model for model in find_model(name)}
     if scale not in found:
         raise ModelError(

@@ -1,6 +1,6 @@
 """Folders -> pairs of pictures to judge by: small, large, and how the small one came about.
 
-HR alone            LR is made here: by MATLAB's bicubic to the bit, or worse on purpose
+HR alone            LR is made here: by MATLAB's bicubic to the bit, or worse on purpose, or blurred by known kernels
 HR and LR           as they lie there, in any layout of `layouts`
 same-size pairs     LR shows less than HR at the same size: reduced by the scale first
 """
@@ -8,17 +8,18 @@ same-size pairs     LR shows less than HR at the same size: reduced by the scale
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from superfine.classical.blurs import BLURS, SCALES, Blur, blurred
 from superfine.classical.degrade import Degradation, degrade
 from superfine.classical.resample import matlab_resize
 from superfine.color import to_kind, to_unit
-from superfine.errors import SourceError, UsageError
+from superfine.errors import ShapeError, SourceError, UsageError
 from superfine.image import open_picture
 from superfine.layouts import Source, pictures_in
 from superfine.route import MAX_SCALE
@@ -26,6 +27,7 @@ from superfine.route import MAX_SCALE
 __all__ = ["REDUCTIONS", "Dataset", "Pair", "decode", "open_dataset"]
 
 Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating]
 
 
 class Pair(NamedTuple):
@@ -38,35 +40,63 @@ class Pair(NamedTuple):
     """In same-size pairs LR at its own size, that of `large`."""
     rule: str = ""
     """How LR came about: `matlab-bicubic`, `LR as given`, `paired, pre-reduced 2`, ..."""
+    kernel: Floats | None = None
+    """The kernel (n, n) of `classical.kernels` that LR was made by, where one is known."""
+
+
+class Made(NamedTuple):
+    """LR, and the kernel that made it, where it was one."""
+
+    small: Bytes
+    kernel: Floats | None = None
 
 
 class Reduction(NamedTuple):
     """A rule that makes LR of HR."""
 
     name: str
-    protocol: str
-    """In words, as it stands beside a figure."""
-    small: Callable[[Bytes, int, int], Bytes]
-    """(HR, scale, place of the picture in its folder) -> LR."""
+    protocol: Callable[[int], str]
+    """By scale: in words, as it stands beside a figure."""
+    make: Callable[[Bytes, int, int], Made]
+    """(HR, scale, place of the pair in its data set) -> LR."""
+    each: int = 1
+    """How many LR are made of one HR, one after another."""
+    scales: tuple[int, ...] = tuple(range(1, MAX_SCALE + 1))
 
 
 _SEED: Final = 1
+_DEGRADED: Final = f"degraded (blur, noise, JPEG as classical.degrade, seed {_SEED})"
 
 
-def _matlab(large: Bytes, scale: int, place: int) -> Bytes:  # noqa: ARG001 - the same for every picture
+def _by_matlab(large: Bytes, scale: int) -> Bytes:
     return matlab_resize(large, (large.shape[0] // scale, large.shape[1] // scale))
 
 
-def _damaged(large: Bytes, scale: int, place: int) -> Bytes:
-    return degrade(large, scale, Degradation(clean=0.0), np.random.default_rng((_SEED, place))).small
+def _reduced(large: Bytes, scale: int, place: int) -> Made:  # noqa: ARG001 - the same for every picture
+    return Made(_by_matlab(large, scale))
+
+
+def _damaged(large: Bytes, scale: int, place: int) -> Made:
+    return Made(degrade(large, scale, Degradation(clean=0.0), np.random.default_rng((_SEED, place))).small)
+
+
+def _blurring(blur: Blur) -> Reduction:
+    """The rule that makes a blur's small pictures."""
+
+    def make(large: Bytes, scale: int, place: int) -> Made:
+        kernel = blur.kernel(scale, *divmod(place, blur.each))
+        return Made(blurred(large, kernel, scale), kernel)
+
+    return Reduction(blur.name, blur.words, make, blur.each, SCALES)
 
 
 #: Rules that make LR where a folder has none.
 REDUCTIONS = {
     rule.name: rule
     for rule in (
-        Reduction("matlab-bicubic", "matlab-bicubic", _matlab),
-        Reduction("degraded", f"degraded (blur, noise, JPEG as classical.degrade, seed {_SEED})", _damaged),
+        Reduction("matlab-bicubic", lambda scale: "matlab-bicubic", _reduced),
+        Reduction("degraded", lambda scale: _DEGRADED, _damaged),
+        *map(_blurring, BLURS.values()),
     )
 }
 
@@ -78,6 +108,7 @@ class Dataset:
     name: str
     scale: int
     sources: tuple[Source, ...]
+    """Of each pair; a rule that makes several LR of one HR names its source as often, with a number."""
     unfit: tuple[tuple[Path, str], ...] = ()
     """Pictures that can't be judged by, each with the reason."""
     notes: tuple[str, ...] = ()
@@ -96,27 +127,37 @@ class Dataset:
         large = np.ascontiguousarray(large[: rows * scale, : cols * scale])
         if source.small is None:
             rule = REDUCTIONS[self.reduction]
-            return Pair(source.name, rule.small(large, scale, place), large, rule=rule.protocol)
+            try:
+                made = rule.make(large, scale, place)
+            except ShapeError as error:
+                raise SourceError(f"{source.large}: {error}") from error
+            return Pair(source.name, made.small, large, rule=rule.protocol(scale), kernel=made.kernel)
         small = decode(source.small)
         if source.same_size:
             as_is = np.ascontiguousarray(small[: rows * scale, : cols * scale])
             reduced = as_is if scale == 1 else matlab_resize(as_is, (rows, cols))
             return Pair(source.name, reduced, large, as_is, f"paired, pre-reduced {scale}" if scale > 1 else "paired")
-        known = np.array_equal(small, _matlab(large, scale, place))  # seen, not believed
+        known = np.array_equal(small, _by_matlab(large, scale))  # seen, not believed
         return Pair(source.name, small, large, rule="matlab-bicubic" if known else "LR as given")
 
 
 def open_dataset(folder: Path, scale: int, *, reduction: str = "matlab-bicubic") -> Dataset:
     """The pictures of a folder for one scale, in any layout of `layouts`.
 
-    reduction: the rule of `REDUCTIONS` that makes LR where there is none. Where the data set
-    itself says which pictures are its test, only those are taken. Raises SourceError for a folder that
+    reduction: the rule of `REDUCTIONS` that makes LR where there is none; a blur of `classical.blurs` makes it
+    also where the folder brings its own, which is left out then. Where the data set itself
+    says which pictures are its test, only those are taken. Raises SourceError for a folder that
     isn't there or holds no picture, UsageError where it mixes kinds or the rule is unknown.
     """
     if reduction not in REDUCTIONS:
         raise UsageError(f"no rule {reduction!r} that makes LR; there are {', '.join(REDUCTIONS)}")
     if not 1 <= scale <= MAX_SCALE:
         raise UsageError(f"--scale {scale} is outside 1 to {MAX_SCALE}")
+    rule = REDUCTIONS[reduction]
+    if scale not in rule.scales:
+        raise UsageError(
+            f"--lr {reduction} is laid down for the scales {', '.join(map(str, rule.scales))}, not {scale}"
+        )
     found = pictures_in(folder, scale)
     sources, notes = _test_part(found.sources)
     kinds = {(source.small is not None, source.same_size) for source in sources}
@@ -130,10 +171,19 @@ def open_dataset(folder: Path, scale: int, *, reduction: str = "matlab-bicubic")
         counts = Counter(reason for _, reason in found.ignored)
         others = "".join(f"; {count} files are left out: {reason}" for reason, count in counts.most_common(3))
         raise SourceError(f"{folder}: holds no picture to judge by at scale {scale}{others}{reason}")
+    if reduction in BLURS and sources[0].small is not None and not sources[0].same_size:
+        sources = tuple(replace(source, small=None) for source in sources)
+        notes = (*notes, "the folder's own LR left out")
     if sources[0].small is not None and reduction != "matlab-bicubic":
         raise UsageError(f"{folder}: has LR of its own, so --lr {reduction} has nothing to make; leave it out")
     if sources[0].small is None and scale == 1 and reduction == "matlab-bicubic":
         raise UsageError(f"{folder}: at scale 1 LR would be HR itself; give --lr degraded, or same-size pairs")
+    if rule.each > 1:
+        sources = tuple(
+            replace(source, name=f"{source.name}, kernel {number + 1}")
+            for source in sources
+            for number in range(rule.each)
+        )
     return Dataset(Path(os.path.abspath(folder)).name, scale, sources, found.unfit, notes, reduction)
 
 

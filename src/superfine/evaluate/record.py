@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from superfine.errors import UsageError
 
-__all__ = ["AS_IS", "Failure", "Figures", "Gate", "Measurement", "Row", "plain", "regressions"]
+__all__ = ["AS_IS", "Failure", "Figures", "Gate", "Measurement", "Row", "UsedKernel", "plain", "regressions"]
 
 #: The row of same-size pairs that shows LR unchanged.
 AS_IS: Final = "LR as it is"
@@ -50,6 +50,8 @@ class Measurement(Figures):
     pixels: int
     """Of the small picture."""
     seconds: float
+    kernel_correlation: float | None = None
+    """Of the kernel that the method found with the true one: `kernels.kernel_correlation`; None without either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,19 @@ class Row(Figures):
     precision: str
     sha256: str
     parameters: int
+    kernel_correlation: float | None = None
+    """The median over the pictures, None where the method found no kernels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedKernel:
+    """What a small picture was made by, so that anybody makes it again."""
+
+    dataset: str
+    picture: str
+    scale: int
+    weights: tuple[tuple[float, ...], ...]
+    """Rows of the kernel as `classical.kernels` takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)

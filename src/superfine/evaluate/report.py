@@ -12,7 +12,7 @@ import numpy.typing as npt
 from superfine.errors import SuperfineError
 from superfine.evaluate.charts import gain_chart, pareto_chart
 from superfine.evaluate.evaluation import Evaluation
-from superfine.evaluate.methods import ClassicalMethod, Method
+from superfine.evaluate.methods import ClassicalMethod, Method, made
 from superfine.evaluate.page import TIMES, escape, image, page, save_page
 from superfine.evaluate.pairs import Dataset
 from superfine.evaluate.record import Measurement, Row
@@ -100,12 +100,12 @@ def show_worst(
             base = known.get(_BASE) or ClassicalMethod(_BASE, dataset.scale)
             try:
                 pair = dataset.pair(places[worst.picture])
-                made = known[worst.model](pair.small)
+                output = made(known[worst.model], pair.small, pair.kernel).pixels
                 crude = base(pair.small)
             except (SuperfineError, MemoryError):
                 continue
-            part = _worst_part(made, pair.large, dataset.scale)
-            crops = (("HR", pair.large), (_BASE, crude), (worst.model, made))
+            part = _worst_part(output, pair.large, dataset.scale)
+            crops = (("HR", pair.large), (_BASE, crude), (worst.model, output))
             cut = tuple((name, np.ascontiguousarray(pixels[part])) for name, pixels in crops)
             shown.append(Shown(dataset.name, worst.picture, worst.reason, cut))
     return tuple(shown)

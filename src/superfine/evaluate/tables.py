@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from textwrap import wrap
 from typing import Final, NamedTuple
 
-from superfine.evaluate.methods import BASELINES
+from superfine.evaluate.methods import BASELINES, ORACLES
 from superfine.evaluate.page import MISSING, best_of, class_attribute, escape, html_number, is_best, number
 from superfine.evaluate.record import AS_IS, Failure, Row
 from superfine.models import CLASSICAL
@@ -23,6 +24,9 @@ def table_html(rows: Sequence[Row], failures: Sequence[Failure]) -> str:
     if failures:
         blocks.append(f"<p>{len(failures)} failed; see <code>.failures</code>.</p>")
     return f'<div class="superfine-evaluation"><style>{_NOTEBOOK}</style>{"".join(blocks)}</div>'
+
+
+_WIDTH: Final = 120
 
 
 def table_text(rows: Sequence[Row], failures: Sequence[Failure], notes: Sequence[str] = ()) -> str:
@@ -66,8 +70,9 @@ def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def kind_of(model: str) -> str:
-    """`baseline` for what needs no network, else `network`."""
-    return "baseline" if model == AS_IS or model in BASELINES or model in CLASSICAL else "network"
+    """`baseline` for what needs no network or is an oracle, and so only stands beside; else `network`."""
+    beside = model == AS_IS or model in BASELINES or model in CLASSICAL or model in ORACLES
+    return "baseline" if beside else "network"
 
 
 def best_network(rows: Sequence[Row]) -> Row | None:
@@ -117,7 +122,16 @@ def _quality(rows: Sequence[Row]) -> list[tuple[str, list[_Column]]]:
     ]
     if names := list(dict.fromkeys(name for row in rows for name in row.distances)):
         groups.append(("Distances, lower is nearer", [_distance(name) for name in names]))
+    if any(row.kernel_correlation is not None for row in rows):
+        groups.append(("Kernel found, normalised correlation with the true one", [_KERNEL]))
     return groups
+
+
+def _kernel_correlation(row: Row) -> float:
+    return math.nan if row.kernel_correlation is None else row.kernel_correlation
+
+
+_KERNEL: Final = _Column("median", _kernel_correlation, 3)
 
 
 def _distance(name: str) -> _Column:
@@ -132,12 +146,16 @@ _COSTS: Final = (
 
 def _best(column: _Column, rows: Sequence[Row]) -> float:
     """The best value of a column; NaN where there is none to speak of."""
-    values = [column.value(row) for row in rows if column.among in ("", kind_of(row.model))]
+    values = [column.value(row) for row in rows if _is_candidate(column, row)]
     return best_of(values, column.digits, better=column.better)
 
 
 def _is_best(column: _Column, row: Row, best: float) -> bool:
-    return column.among in ("", kind_of(row.model)) and is_best(column.value(row), best, column.digits)
+    return _is_candidate(column, row) and is_best(column.value(row), best, column.digits)
+
+
+def _is_candidate(column: _Column, row: Row) -> bool:
+    return row.model not in ORACLES and column.among in ("", kind_of(row.model))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -221,7 +239,11 @@ def _text_block(name: str, rows: Sequence[Row]) -> str:
         if head:
             first, last = places.index(group) + 1, len(places) - places[::-1].index(group)
             over.append(f"{group + 1}".center(ends[last] - ends[first - 1] - 2, "-") + "  ")
-    legend = [f"  {place}  {head}" for place, (head, _) in enumerate(groups, 1) if head]
+    legend = [
+        line
+        for place, (head, _) in enumerate(groups, 1)
+        for line in wrap(head, _WIDTH, initial_indent=f"  {place}  ", subsequent_indent="     ")
+    ]
     engines = ", ".join(dict.fromkeys(row.engine for row in rows if row.engine))
     head = f"{one_line(name)}, x{rows[0].scale}, {pictures_of(rows)}"
     mark = "" if all(map(math.isnan, best.values())) else "; * best (costs: of the networks)"

@@ -15,7 +15,7 @@ loss = {l1 = 1.0}
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -24,10 +24,12 @@ from superfine.classical.kernels import Kernels
 from superfine.errors import TrainingError, UsageError
 
 __all__ = [
+    "REDUCED",
     "CriticConfig",
     "DataConfig",
     "FeaturesConfig",
     "OptimizerConfig",
+    "SelfSupervisionConfig",
     "Stage",
     "TeacherConfig",
     "TrainConfig",
@@ -35,6 +37,9 @@ __all__ = [
     "read_recipe",
     "to_config",
 ]
+
+#: Begins the name of a loss between the output, made small again, and the input.
+REDUCED: Final = "reduced_"
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -78,6 +83,19 @@ class DataConfig(_Table):
         return self
 
 
+class SelfSupervisionConfig(_Table):
+    """Small pictures alone, without large ones: what they were made by is all that is known of those.
+
+    Where the losses are `reduced_...`, what the network makes of a picture, made small again, has to be that picture.
+    Elsewhere the picture stands for a large one, and the network learns to make it of itself made small (zero-shot,
+    arXiv:1712.06087). Large partners, where there are any, serve to judge by alone.
+    """
+
+    kernel: str = "bicubic"
+    """What makes a large picture small: MATLAB's bicubic, `auto` for an estimate of each picture's own, or a file of
+    weights as `superfine adapt --kernel-out` writes them (.npy, .txt)."""
+
+
 class Stage(_Table):
     """A part of the run: so many steps on patches of one size with one loss.
 
@@ -90,7 +108,8 @@ class Stage(_Table):
     batch: PositiveInt = 16
     """Patches in a step, over all processes together."""
     loss: Annotated[dict[str, Weight], Field(min_length=1)]
-    """Loss -> weight; the run minimises the sum."""
+    """Loss -> weight; the run minimises the sum. `reduced_` before a name holds the output, made small, against the
+    input."""
 
 
 class OptimizerConfig(_Table):
@@ -153,6 +172,7 @@ class TrainConfig(_Table):
     net: str
     scale: PositiveInt
     data: DataConfig = DataConfig()
+    self_supervision: SelfSupervisionConfig | None = None
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     optimizer: OptimizerConfig = OptimizerConfig()
     teacher: TeacherConfig | None = None
@@ -188,6 +208,28 @@ class TrainConfig(_Table):
             if step <= end:
                 return stage
         return self.stages[-1]
+
+    @property
+    def learns_by_reduction(self) -> bool:
+        """Whether the pictures are small ones without a target, and not made smaller still."""
+        return any(name.startswith(REDUCED) and weight for stage in self.stages for name, weight in stage.loss.items())
+
+    @model_validator(mode="after")
+    def _small_pictures_alone(self) -> "TrainConfig":
+        if self.self_supervision is None:
+            if self.learns_by_reduction:
+                raise ValueError(f"a {REDUCED}... loss needs [self_supervision], which names the kernel")
+            return self
+        if self.scale == 1:
+            raise ValueError("self_supervision needs a scale from 2: nothing is made small at scale 1")
+        if self.data.degrade is not None or self.data.kernels is not None or self.data.sizes or self.data.drawn:
+            raise ValueError("self_supervision takes pictures as they are; leave degrade, kernels, sizes and drawn out")
+        if self.learns_by_reduction:
+            names = {name for stage in self.stages for name, weight in stage.loss.items() if weight}
+            allowed = {"total_variation", "input_means"}
+            if wrong := sorted(name for name in names - allowed if not name.startswith(REDUCED)):
+                raise ValueError(f"{', '.join(wrong)} would need a large picture, and {REDUCED}... losses have none")
+        return self
 
     @model_validator(mode="after")
     def _kernels_keep_the_size(self) -> "TrainConfig":

@@ -2,7 +2,8 @@
 
 Pictures are split as wholes, decoded once into one flat file, and mapped from there. A batch is
 a pure function of the seed and the step, so that a resumed run sees exactly what an unbroken one
-would have seen. On a GPU all but the degradation happens there.
+would have seen. On a GPU all but the degradation happens there. In self-supervision the
+pictures are small ones, and each has its kernel.
 """
 
 import hashlib
@@ -10,10 +11,10 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, NamedTuple, Self, get_args
 
@@ -22,15 +23,18 @@ import numpy.typing as npt
 import torch
 
 from superfine.atomic import written_whole
+from superfine.blind.estimate import estimate_kernel
 from superfine.classical.degrade import Degradation, degrade
-from superfine.classical.kernels import Kernels
+from superfine.classical.kernels import Kernels, Reduction, resampler_kernel
 from superfine.classical.resample import KERNELS, matlab_resize, taps
 from superfine.color import FULL_LUMA
 from superfine.errors import MissingExtraError, SourceError, TrainingError
 from superfine.evaluate.pairs import Pair, decode
+from superfine.kernel_file import read_kernel
 from superfine.layouts import Part, Source, pictures_in
 from superfine.train.config import Stage, TrainConfig
 from superfine.train.drawn import draw_page
+from superfine.train.losses import reach
 from superfine.train.nets import NETS
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "Batches",
     "Data",
     "Pictures",
+    "SmallBatch",
     "Split",
     "batch_at",
     "open_data",
@@ -47,7 +52,9 @@ __all__ = [
 
 Bytes = npt.NDArray[np.uint8]
 Whole = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating]
 Say = Callable[[str], None]
+Maker = Callable[[Bytes, np.random.Generator], Bytes]
 
 # How far around a patch its small pixels are made of, in small pixels: MATLAB's bicubic, and any degradation.
 _BICUBIC_MARGIN: Final = 2
@@ -56,6 +63,8 @@ _LARGEST_MARGIN: Final = 128
 # The least side of a small picture that is judged: SSIM's window has room in it.
 _LEAST_SIDE: Final = 16
 _PAGE_SIDE: Final = 512
+# Of a picture whose kernel is estimated, the middle so far is looked at.
+_LOOKED: Final = 640
 # Those fields of a config that decide which picture is on which side.
 _SPLITS: Final = ("folders", "hold_out", "validation", "test")
 
@@ -77,6 +86,15 @@ class Batch(NamedTuple):
     large: torch.Tensor
 
 
+class SmallBatch(NamedTuple):
+    """As `Batch`, of a run that learns by reduction: there is no large one, and the small one stands in its place."""
+
+    small: torch.Tensor
+    large: torch.Tensor
+    kernels: torch.Tensor
+    """(N, n, n) float32: what makes a sample small, turned as the sample is."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """Decoded pictures in one flat tensor, which may lie on disk or on a GPU."""
@@ -90,6 +108,8 @@ class Pictures:
     scale: int
     often: Whole
     """(pictures,): how many times each counts when patches are drawn."""
+    kernels: Floats | None = None
+    """(pictures, n, n) float64: what makes each small, in self-supervision; n is odd or even as the scale is."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -269,7 +289,8 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
         say(f"decoding {sum(map(len, sides[:3]))} pictures, once")
         index = _write_pictures(config, sides, run, key)
     flat = torch.from_file(str(run / "pictures.u8"), shared=False, size=index["bytes"], dtype=torch.uint8)
-    data = Data(*(_pictures(index[part], flat, config) for part in get_args(Part)))
+    alone = _read_kernels(run, index)
+    data = Data(*(_pictures(index[part], flat, config, alone.get(part)) for part in get_args(Part)))
     lost = [f"{name} ({reason})" for name, reason in index["skipped"]]
     say(
         f"{len(data.train)} pictures, {data.train.megapixels:.0f} Mpx for training,"
@@ -287,11 +308,38 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     return data
 
 
-def _pictures(rows: list[list[Any]], flat: torch.Tensor, config: TrainConfig) -> Pictures:
+def _scale_alone(config: TrainConfig) -> int:
+    """By how much pictures without large partners are made smaller: not at all where a run learns by reduction."""
+    return 1 if config.learns_by_reduction else config.scale
+
+
+def _kernel_of(small: Bytes, config: TrainConfig) -> Floats:
+    """What made a picture small, or is taken for it: (n, n), n odd or even as the scale is."""
+    named, scale = "bicubic" if config.self_supervision is None else config.self_supervision.kernel, config.scale
+    if named == "bicubic":
+        return resampler_kernel(4 * scale - scale % 2, scale, "bicubic")
+    if named == "auto":
+        top, left = (max(0, side - _LOOKED) // 2 for side in small.shape[:2])
+        seen = small[top : top + _LOOKED, left : left + _LOOKED]
+        return _centred(estimate_kernel([seen @ FULL_LUMA], scale).kernel, scale)
+    return _centred(read_kernel(Path(named))[0], scale)
+
+
+def _centred(kernel: Floats, scale: int) -> Floats:
+    """Zeros around, so that it is square and the centre rule's point lies in its middle: it may be flipped then."""
+    side = max(kernel.shape)
+    side += (side - scale) % 2
+    top, left = (side // 2 - taps // 2 for taps in kernel.shape)
+    return np.pad(kernel, [(at, side - taps - at) for at, taps in zip((top, left), kernel.shape, strict=True)])
+
+
+def _pictures(
+    rows: list[list[Any]], flat: torch.Tensor, config: TrainConfig, kernels: Floats | None = None
+) -> Pictures:
     table = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4)
     names = tuple(row[0] for row in rows)
     often = np.array([config.data.often.get(_folder_of(name, config.data.often), 1) for name in names], np.int64)
-    return Pictures(flat, names, table, config.scale, often)
+    return Pictures(flat, names, table, config.scale if kernels is None else _scale_alone(config), often, kernels)
 
 
 def _folder_of(name: str, folders: Iterable[str]) -> str:
@@ -308,6 +356,9 @@ def _key(config: TrainConfig, sides: Split) -> str:
     """What the decoded file is made of."""
     names = [[[source.name, source.small is not None] for source in side] for side in sides[:3]]
     parts = [names, config.data.sizes, config.data.drawn, config.scale, config.seed, _least(config)]
+    if config.self_supervision is not None:
+        kernel = config.self_supervision.kernel
+        parts.append([_digest(Path(kernel)) if Path(kernel).suffix else kernel, config.learns_by_reduction])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -315,14 +366,29 @@ def _read_index(run: Path, key: str) -> dict[str, Any] | None:
     try:
         index = json.loads((run / "pictures.json").read_text(encoding="utf-8"))
         fits = index["key"] == key and index["bytes"] == (run / "pictures.u8").stat().st_size
+        fits = fits and (not index.get("kernels") or (run / "kernels.npz").exists())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return dict(index) if fits else None
 
 
+def _read_kernels(run: Path, index: Mapping[str, Any]) -> dict[str, Floats]:
+    """The kernels of those sides whose pictures have no large partners."""
+    if not index.get("kernels"):
+        return {}
+    try:
+        with np.load(run / "kernels.npz", allow_pickle=False) as held:
+            return {part: held[part] for part in index["kernels"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{run / 'kernels.npz'}: can't be read: {error}; remove it and go on by --resume"
+        ) from error
+
+
 def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> dict[str, Any]:
     """Decode all into one file. Its index is written last, so that it never speaks of another file."""
     index: dict[str, Any] = {"key": key, "skipped": list(sides.skipped)}
+    alone: dict[str, Floats] = {}
     # A patch at a picture's border is read with what lies beside it in the file; so also at the file's ends.
     guard = bytes(3 * _LARGEST_MARGIN * config.scale)
     try:
@@ -331,15 +397,25 @@ def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> d
             file.write(guard)
             for name, side in zip(get_args(Part), sides[:3], strict=True):
                 index[name] = []
+                judged = name != "train"
+                if config.self_supervision is not None and not (judged and any(source.small for source in side)):
+                    alone[name] = _write_alone(file, side, config, index[name], index["skipped"], judged=judged)
+                    continue
                 for source in side:
+                    if config.self_supervision is not None and source.small is None:
+                        index["skipped"].append((source.name, "no large partner to judge by"))
+                        continue
                     sizes = _sizes(source, config) if name == "train" else (1.0,)
-                    _write_source(file, source, sizes, config, index[name], index["skipped"], judged=name != "train")
+                    _write_source(file, source, sizes, config, index[name], index["skipped"], judged=judged)
             for page in range(config.data.drawn):
                 side_length = max(_PAGE_SIDE, _least(config) * config.scale)
                 pixels = draw_page(side_length, np.random.default_rng((config.seed, 0, page)))
                 _write_pair(file, f"drawn/{page}", pixels, None, config.scale, index["train"])
             file.write(guard)
             index["bytes"] = file.tell()
+        index["kernels"] = sorted(alone)
+        with written_whole(run / "kernels.npz") as part, part.open("wb") as file:
+            np.savez(file, **alone)  # type: ignore[arg-type]
         with written_whole(run / "pictures.json") as part:
             part.write_text(json.dumps(index), encoding="utf-8")
     except OSError as error:
@@ -348,6 +424,40 @@ def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> d
             " make room, or choose another run folder"
         ) from error
     return index
+
+
+def _write_alone(
+    file: BinaryIO,
+    side: Sequence[Source],
+    config: TrainConfig,
+    rows: list[list[Any]],
+    skipped: list[tuple[str, str]],
+    *,
+    judged: bool,
+) -> Floats:
+    """Write small pictures without their large partners; returns the kernel of each, (pictures, n, n)."""
+    scale = _scale_alone(config)
+    least = _LEAST_SIDE if judged else _least(config)
+    kernels: list[Floats] = []
+    for source in side:
+        try:
+            small = decode(source.large if source.small is None else source.small)
+        except (SourceError, MissingExtraError) as error:
+            skipped.append((source.name, str(error).removeprefix(f"{source.large}: ")))
+            continue
+        if source.same_size:
+            low, wide = (length // config.scale for length in small.shape[:2])
+            small = matlab_resize(np.ascontiguousarray(small[: low * config.scale, : wide * config.scale]), (low, wide))
+        if min(small.shape[:2]) // scale < least:
+            skipped.append((source.name, f"smaller than {'' if judged else 'a patch of '}{least * scale} px"))
+            continue
+        kernels.append(_kernel_of(small, config))
+        _write_pair(file, source.name, small, None, scale, rows)
+    taps = max((len(kernel) for kernel in kernels), default=config.scale)
+    alike: Floats = np.zeros((len(kernels), taps, taps))
+    for place, kernel in enumerate(kernels):
+        alike[place] = np.pad(kernel, (taps - len(kernel)) // 2)
+    return alike
 
 
 def _sizes(source: Source, config: TrainConfig) -> tuple[float, ...]:
@@ -402,7 +512,7 @@ def _write_pair(
 # ---- one step's patches
 
 
-def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice = slice(None)) -> Batch:
+def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice = slice(None)) -> Batch | SmallBatch:
     """The patches of one step, as a pure function of the seed and the step.
 
     Pictures are drawn by their area, then a place, then one of the eight ways to turn and flip.
@@ -413,6 +523,8 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)[:, part]
     begin, rows, cols, second = pictures.table[picture].T
     margin = _margin(config.data.degrade, scale) if config.data.kernels is None else _KERNEL_MARGIN
+    if pictures.kernels is not None:
+        margin = reach(pictures.kernels.shape[1], scale) if scale > 1 else 0
     large = _cut(
         pictures.flat,
         (begin, rows * scale, cols * scale),
@@ -420,13 +532,13 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
         stage.patch * scale,
         margin * scale,
     )
-    make = _maker(config, scale)
-    if make is None:
+    makers = _makers(pictures, config, picture)
+    if makers is None:
         small = _bicubic(large, scale)
     else:
         numbers = range(stage.batch)[part]
         draws = [np.random.default_rng((config.seed, step, number)) for number in numbers]
-        made = [make(sample, draw) for sample, draw in zip(large.cpu().numpy(), draws, strict=True)]
+        made = [make(sample, draw) for make, sample, draw in zip(makers, large.cpu().numpy(), draws, strict=True)]
         inner = slice(margin, margin + stage.patch)
         small = torch.from_numpy(np.stack(made)[:, inner, inner]).to(large.device)
     own = np.flatnonzero(second >= 0)
@@ -437,17 +549,31 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
         )
     inner = slice(margin * scale, (margin + stage.patch) * scale)
     luma = NETS[config.net].colour == "luma"
-    return Batch(*(_finished(pixels, ways, luma=luma) for pixels in (small, large[:, inner, inner])))
+    small, large = (_finished(pixels, ways, luma=luma) for pixels in (small, large[:, inner, inner]))
+    if pictures.kernels is None or scale > 1:
+        return Batch(small, large)
+    own_kernels = torch.from_numpy(pictures.kernels[picture].astype(np.float32))
+    turned = [_turned(kernel, way) for kernel, *way in zip(own_kernels, *ways, strict=True)]
+    return SmallBatch(small, small, torch.stack(turned).to(small.device))
 
 
-def _maker(config: TrainConfig, scale: int) -> Callable[[Bytes, np.random.Generator], Bytes] | None:
-    """What makes a small picture of a large one by chance; None where MATLAB's bicubic does."""
-    worse, kernels = config.data.degrade, config.data.kernels
+def _makers(pictures: Pictures, config: TrainConfig, chosen: Iterable[int]) -> list[Maker] | None:
+    """What makes small pictures of the chosen large ones, maybe by chance; None where MATLAB's bicubic does."""
+    scale, worse, kernels, own = pictures.scale, config.data.degrade, config.data.kernels, pictures.kernels
+    if own is not None:
+        return [partial(_by_kernel, own[place], scale) for place in chosen] if scale > 1 else None
     if worse is not None:
-        return lambda large, draw: degrade(large, scale, worse, draw).small
+        return [lambda large, draw: degrade(large, scale, worse, draw).small for _ in chosen]
     if kernels is not None:
-        return lambda large, draw: _enlarged_by_kernel(large, kernels, draw)
+        return [lambda large, draw: _enlarged_by_kernel(large, kernels, draw) for _ in chosen]
     return None
+
+
+def _by_kernel(kernel: Floats, scale: int, large: Bytes, draw: np.random.Generator) -> Bytes:  # noqa: ARG001
+    """(s*h, s*w, 3), blurred and made small, as 8 bits."""
+    size = (large.shape[0] // scale, large.shape[1] // scale)
+    planes = Reduction(kernel, scale, size)(np.moveaxis(large.astype(np.float64), 2, 0))
+    return np.moveaxis(np.round(np.clip(planes, 0, 255)).astype(np.uint8), 0, 2)
 
 
 def _enlarged_by_kernel(large: Bytes, kernels: Kernels, draw: np.random.Generator) -> Bytes:
@@ -541,10 +667,15 @@ def _finished(pixels: torch.Tensor, ways: list[Whole], *, luma: bool) -> torch.T
         red, green, blue = FULL_LUMA.tolist()
         planes = planes[:, :1] * red + planes[:, 1:2] * green + planes[:, 2:] * blue
     out = torch.empty(planes.shape, device=planes.device, memory_format=torch.channels_last)
-    for one, plane, *(turned, upside, mirrored) in zip(out, planes, *ways, strict=True):
-        flips = [axis for axis, flipped in ((1, upside), (2, mirrored)) if flipped]
-        one.copy_((plane.mT if turned else plane).flip(flips))
+    for one, plane, *way in zip(out, planes, *ways, strict=True):
+        one.copy_(_turned(plane, way))
     return out.div_(255)
+
+
+def _turned(plane: torch.Tensor, way: Sequence[int]) -> torch.Tensor:
+    """(..., H, W), transposed and flipped as its way says."""
+    turned, *flipped = way
+    return (plane.mT if turned else plane).flip([axis for axis, yes in zip((-2, -1), flipped, strict=True) if yes])
 
 
 class Batches:
@@ -567,7 +698,7 @@ class Batches:
         self._pool = ThreadPoolExecutor(threads, "batches")
         self._steps = iter(range(first, (config.steps if last is None else last) + 1))
         self._make = lambda step: batch_at(pictures, config, step, part=part)
-        self._ahead: deque[Future[Batch]] = deque()
+        self._ahead: deque[Future[Batch | SmallBatch]] = deque()
         for _ in range(threads + 1):
             self._begin_next()
 
@@ -579,7 +710,7 @@ class Batches:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch | SmallBatch:
         if not self._ahead:
             raise StopIteration
         batch = self._ahead.popleft().result()
@@ -601,16 +732,19 @@ class Batches:
 
 
 def whole_pairs(pictures: Pictures, config: TrainConfig) -> Iterator[Pair]:
-    """The pictures whole, each with its small one as the config makes it, always the same."""
-    make = _maker(config, pictures.scale)
+    """The pictures whole, each with its small one as the config makes it, always the same.
+
+    Where a run learns by reduction, and large ones are missing, the small one stands for both.
+    """
+    makers = _makers(pictures, config, range(len(pictures)))
     for place, (name, (begin, rows, cols, second)) in enumerate(
         zip(pictures.names, pictures.table.tolist(), strict=True)
     ):
         large = pictures.pixels(begin, rows * pictures.scale, cols * pictures.scale)
         if second >= 0:
             small = pictures.pixels(second, rows, cols)
-        elif make is not None:
-            small = make(large, np.random.default_rng((config.seed, 0, place)))  # steps begin at one
+        elif makers is not None:
+            small = makers[place](large, np.random.default_rng((config.seed, 0, place)))  # steps begin at one
         else:
             small = matlab_resize(large, (rows, cols))
         yield Pair(name, small, large)

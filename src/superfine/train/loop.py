@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 
+from superfine.classical.kernels import Reduction
 from superfine.errors import TrainingError
 from superfine.train.conclude import conclude
-from superfine.train.config import OptimizerConfig, TrainConfig
-from superfine.train.data import Batch, Batches, Pictures, open_data, whole_pairs
+from superfine.train.config import REDUCED, OptimizerConfig, TrainConfig
+from superfine.train.data import Batch, Batches, Pictures, SmallBatch, open_data, whole_pairs
 from superfine.train.listener import Listener, Moment, Score
 from superfine.train.log import Log
-from superfine.train.losses import input_means, weighted
+from superfine.train.losses import input_means, reach, reduced, weighted
 from superfine.train.nets import NETS
 from superfine.train.perception import PERCEIVED, Perception, Watchdog, serving
 from superfine.train.pretrained import STATE, load_pretrained
@@ -34,6 +37,7 @@ BEST = "best.pt"
 #: The state of the newest validation that the watchdog passed, where a critic fights.
 HEALTHY = "healthy.pt"
 _LOG_EVERY = 100
+_SSIM_WINDOW = 11
 
 
 def train(
@@ -56,8 +60,8 @@ def train(
         state = resume(run / STATE, config) if (run / STATE).exists() else begin(config)
         if lead:
             data = open_data(config, root, run, listener.say)
-            if not len(data.validation):
-                listener.say("no picture is held out, so nothing is measured: data.validation=0.05 sets some aside")
+            listener.say(_how_judged(data.validation, config))
+            _check_patches(config, data.train)
         fabric.barrier()
         if not lead:  # what the first process decoded is read from its file
             data = open_data(config, root, run, lambda text: None)
@@ -85,9 +89,31 @@ def train(
                     fabric.barrier()
         if record is not None:
             record.log.draw()
-            sides = {name: list(whole_pairs(side, config)) for name, side in data._asdict().items() if name != "train"}
+            sides = {
+                name: list(whole_pairs(side, config)) if side.scale == config.scale else []
+                for name, side in data._asdict().items()
+                if name != "train"
+            }
             conclude(TorchEngine(state.ema, NETS[config.net]), _start(config), sides, run, listener.say)
     return state
+
+
+def _how_judged(validation: Pictures, config: TrainConfig) -> str:
+    if not len(validation):
+        return "no picture is held out, so nothing is measured: data.validation=0.05 sets some aside"
+    if validation.scale != config.scale:
+        return f"{len(validation)} pictures without large ones judge the run: what is measured is the result made small"
+    return f"{len(validation)} pictures judge the run"
+
+
+def _check_patches(config: TrainConfig, pictures: Pictures) -> None:
+    """Whether something of each patch is left where no kernel looks over its border. Raises TrainingError."""
+    if pictures.kernels is None or not config.learns_by_reduction:
+        return
+    side = pictures.kernels.shape[1]
+    least = 2 * reach(side, config.scale) + _SSIM_WINDOW
+    if small := [stage.patch for stage in config.stages if stage.patch < least]:
+        raise TrainingError(f"stages: a patch of {small[0]} px is too small for a kernel of {side} px; want {least}")
 
 
 @contextmanager
@@ -160,7 +186,7 @@ def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Parts:
 
 
 def _train_step(
-    parts: _Parts, state: State, batch: Batch, config: TrainConfig, step: int
+    parts: _Parts, state: State, batch: Batch | SmallBatch, config: TrainConfig, step: int
 ) -> tuple[float, float | None]:
     """One step: loss, gradient, optimiser, moving average; the critic after it.
 
@@ -170,6 +196,7 @@ def _train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     weights = dict(config.stage_at(step).loss)
+    again = {name.removeprefix(REDUCED): weights.pop(name) for name in list(weights) if name.startswith(REDUCED)}
     perceived = {name: weights.pop(name) for name in PERCEIVED if weights.get(name)}
     keep = weights.pop("input_means", 0.0)
     output = parts.net(batch.small.contiguous(memory_format=torch.channels_last))
@@ -178,6 +205,8 @@ def _train_step(
         with torch.no_grad():
             lesson = parts.teacher(batch.small)
         loss = loss + config.teacher.weight * weighted({"l1": 1.0}, output, lesson)
+    if again:
+        loss = loss + weighted(again, *_made_small_again(output, batch, config.scale))
     if keep:
         loss = loss + keep * input_means(output, batch.small)
     if perceived:
@@ -196,6 +225,15 @@ def _train_step(
     state.step = step
     mean: Any = parts.fabric.all_reduce(loss.detach(), reduce_op="mean")
     return float(mean), of_critic
+
+
+def _made_small_again(output: torch.Tensor, batch: Batch | SmallBatch, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output, made small by each sample's kernel, and the input, where no kernel looks over the patch's border."""
+    if not isinstance(batch, SmallBatch):
+        raise TrainingError("no kernel is known of these pictures; give the recipe [self_supervision]")
+    margin = reach(batch.kernels.shape[1], scale)
+    inner = (..., *2 * (slice(margin, batch.small.shape[-1] - margin),))
+    return reduced(output, batch.kernels, scale)[inner], batch.small[inner]
 
 
 @torch.no_grad()
@@ -280,8 +318,31 @@ class _Record:
             save(self._run / BEST, self._state, self._config)
 
     def _score(self) -> Score:
-        engine = TorchEngine(self._state.ema, NETS[self._config.net])
-        return score(engine, whole_pairs(self._validation, self._config))
+        engine, pairs = (
+            TorchEngine(self._state.ema, NETS[self._config.net]),
+            whole_pairs(self._validation, self._config),
+        )
+        if self._validation.scale == self._config.scale or self._validation.kernels is None:
+            return score(engine, pairs)
+        each = [
+            score(_Again(engine, kernel), [pair]) for kernel, pair in zip(self._validation.kernels, pairs, strict=True)
+        ]
+        of_y, similar, of_rgb = np.mean([one[:3] for one in each], axis=0)
+        return Score(float(of_y), float(similar), float(of_rgb), len(each))
+
+
+class _Again:
+    """An engine whose result is made small again by a kernel: what can be judged where there is no large picture."""
+
+    def __init__(self, engine: TorchEngine, kernel: npt.NDArray[np.floating]) -> None:
+        self._engine, self._kernel = engine, kernel
+        self.scale, self.multiple_of, self.frames = 1, engine.multiple_of, 1
+        self.halo = engine.halo + reach(len(kernel), engine.scale)
+
+    def __call__(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        large = np.moveaxis(self._engine(pixels), 2, 0).astype(np.float64)
+        small = Reduction(self._kernel, self._engine.scale, pixels.shape[1:3])(large)
+        return np.moveaxis(small, 0, 2).astype(np.float32)
 
 
 class _Tally:

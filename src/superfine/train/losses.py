@@ -30,6 +30,8 @@ __all__ = [
     "lattice",
     "mse",
     "r1_penalty",
+    "reach",
+    "reduced",
     "relative",
     "relativistic",
     "relativistic_critic_loss",
@@ -167,6 +169,32 @@ def input_means(output: Tensor, small: Tensor) -> Tensor:
         raise ShapeError(f"block means need {_BLOCK} px a side, got {tuple(small.shape[2:])}; use larger patches")
     of_output = functional.avg_pool2d(_exact(output), _BLOCK * scale)
     return (of_output - functional.avg_pool2d(_exact(small), _BLOCK)).abs().mean()
+
+
+def reduced(large: Tensor, kernels: Tensor, scale: int) -> Tensor:
+    """down_s(large * k), each sample by its own kernel: (N, C, s*h, s*w) -> (N, C, h, w), differentiable.
+
+    kernels: (N, n, m), or (1, n, m) for all. The same as `classical.kernels.Reduction`, replicated border
+    and centre rule included; in float32 also under autocast.
+    """
+    samples, _, rows, cols = large.shape
+    pads, skips = [], []
+    for taps in reversed(kernels.shape[1:]):  # functional.pad counts axes from the last
+        last = taps // 2 + (scale - 1) // 2
+        pads += [max(0, taps - 1 - last), max(0, last - scale + 1)]
+        skips.append(max(0, last - taps + 1))
+    with torch.autocast(large.device.type, enabled=False):
+        planes = _exact(large).transpose(0, 1)  # (C, N, s*h, s*w): one group of the convolution for each kernel
+        padded = functional.pad(planes, pads, mode="replicate")[..., skips[1] :, skips[0] :]
+        weights = kernels.to(planes).flip(1, 2).expand(samples, -1, -1)[:, None]
+        small = functional.conv2d(padded, weights, stride=scale, groups=samples)
+    return small[..., : rows // scale, : cols // scale].transpose(0, 1)
+
+
+def reach(side: int, scale: int) -> int:
+    """How many small pixels along a border a kernel of `side` taps makes with what lies beyond it."""
+    last = side // 2 + (scale - 1) // 2
+    return math.ceil(max(0, side - 1 - last, last - scale + 1) / scale)
 
 
 def total_variation(output: Tensor) -> Tensor:
