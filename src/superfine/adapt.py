@@ -76,8 +76,6 @@ _TOLERANCE, _INSIDE = 0.4 / 255, 0.3 / 255
 _TURNS, _WHOLE_TURNS = 8, 2
 # About how many seconds looking for the kernel takes, and enlarging, for each megapixel of the result.
 _LOOKING, _ENLARGING = 1.0, 3.0
-# The closed form takes noise out by blurring; the more is left to the network, down to this share, the better.
-_LEFT_TO_NETWORK: Final = 0.35
 # A picture is looked at in so many windows of this side, each way.
 _LOOKED, _LOOKS = 320, 3
 
@@ -400,7 +398,7 @@ class Restorer:
         return made[: rows * self.scale, : cols * self.scale].astype(np.float32)
 
     def _start(self, plane: Floats) -> Floats:
-        start = self._reduction.likeliest(plane, rounding_and(_LEFT_TO_NETWORK * self._noise))
+        start = self._reduction.start(plane, self._noise)
         return np.clip(start, 0, 1).astype(np.float32)
 
     def _finished(self, large: Floats) -> Floats:

@@ -40,6 +40,8 @@ _SUM: Final = 1e-3
 # Standard deviation of a photo's gradient in 0..1, and the frequency (cycles per pixel) below which its power is flat.
 _GRADIENT: Final = 0.05
 _FLAT: Final = 0.002
+# Share of the noise that a start is told of.
+_TOLD: Final = 0.35
 # Standard deviation in 0..1 of a restored picture's errors, alike at all frequencies.
 _ERROR: Final = 0.015
 # A step aims at this share of the tolerance, and every so many turns it's looked whether that is enough.
@@ -153,8 +155,10 @@ class Kernels:
     """Half of the kernels get weights that are each wrong by up to this share."""
     misjudged: float = 0.5
     """Share of the kernels that are undone by another one, as an estimate would be."""
-    misjudged_by: float = 0.12
+    misjudged_by: float = 0.08
     """Standard deviation of the logarithm of an estimate's lengths, and of its angle in radians."""
+    doubt: float = 2.0
+    """Noise, in 8-bit levels, that a misjudged kernel's errors are taken for."""
     noisy: float = 0.4
     noise_sigma: tuple[float, float] = (0.3, 5.0)
     """In 8-bit levels."""
@@ -204,7 +208,7 @@ class Kernels:
             if not misjudged:
                 taken = made
         noise = draw.uniform(*self.noise_sigma) if draw.random() < self.noisy else 0.0
-        return DrawnKernel(made, taken, scale, noise)
+        return DrawnKernel(made, taken, scale, noise, self.doubt if misjudged else 0.0)
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,8 @@ class DrawnKernel:
     taken: Floats
     scale: int
     noise: float
+    doubt: float
+    """Noise, in levels, that the errors of `taken` count for."""
 
     def start(self, large: Floats, draw: np.random.Generator) -> Floats:
         """A plane (H, W) in 0..1, sides multiples of the scale, made small, in 8 bits, and enlarged again, in 0..1."""
@@ -223,7 +229,7 @@ class DrawnKernel:
         if self.noise:
             small = small + draw.normal(0, self.noise / 255, small.shape)
         small = np.round(np.clip(small, 0, 1) * 255) / 255
-        return np.clip(Reduction(self.taken, self.scale, size).likeliest(small, rounding_and(self.noise)), 0, 1)
+        return np.clip(Reduction(self.taken, self.scale, size).start(small, max(self.noise, self.doubt)), 0, 1)
 
 
 def rounding_and(noise: float) -> float:
@@ -286,6 +292,13 @@ class Reduction:
         spectrum = self._spectrum(small - level) / (self._spread + noise**2)
         made: Floats = self._large(self._back * np.tile(spectrum, (self.scale, self.scale))) + level
         return made.astype(small.dtype, copy=False)
+
+    def start(self, small: Floats, noise: float) -> Floats:
+        """What a refining network begins with: `likeliest`, told of a part of the noise (in 8-bit levels) alone.
+
+        The closed form takes noise out by blurring; a network knows better ways.
+        """
+        return self.likeliest(small, rounding_and(_TOLD * noise))
 
     def corrected(self, large: Floats, small: Floats, noise: float) -> Floats:
         """`large` brought nearer to what `small` says, as far as its `noise` (0..1, above zero) lets it be believed.

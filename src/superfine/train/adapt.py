@@ -27,7 +27,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from superfine.atomic import written_whole
-from superfine.classical.kernels import Reduction, check_kernel, middle, rounding_and
+from superfine.classical.kernels import Reduction, check_kernel, middle
 from superfine.classical.resample import matlab_resize
 from superfine.color import FULL_LUMA
 from superfine.engine import open_engine
@@ -252,18 +252,17 @@ def _prepare(net: Net, plane: Floats, scale: int, kernel: Floats, noise: float, 
     """What `net` is to learn of the luma `plane` (h, w) in 0..1."""
     rows, cols = (side // (2 * scale) * 2 * scale for side in plane.shape)
     plane, draw = plane[:rows, :cols], np.random.default_rng((seed, 0))
-    spread = rounding_and(noise)
-    large = _tensor(Reduction(kernel, scale, (rows, cols)).likeliest(plane, spread))
+    large = _tensor(Reduction(kernel, scale, (rows, cols)).start(plane, noise))
     with torch.no_grad():
         sharp = net(large[None, None])[0, 0].clamp(0, 1).numpy()
     levels = np.round(sharp * 255).astype(np.uint8)[..., None]
     target = matlab_resize(levels, (rows, cols))[..., 0] / 255
     again = Reduction(kernel, scale, (rows // scale, cols // scale))
-    own = _tensor(again.likeliest(np.round(again(plane) * 255) / 255, spread))
+    own = _tensor(again.start(np.round(again(plane) * 255) / 255, noise))
     starts = []
     for made in [kernel, *(_misjudged(kernel, scale, draw) for _ in range(_MISJUDGED))]:
         smaller = replace(again, kernel=made)(target) + draw.normal(0, noise / 255, again.size)
-        starts.append(_tensor(again.likeliest(np.round(np.clip(smaller, 0, 1) * 255) / 255, spread)))
+        starts.append(_tensor(again.start(np.round(np.clip(smaller, 0, 1) * 255) / 255, noise)))
     blocks = draw.permutation(-(-rows // _BLOCK) * -(-cols // _BLOCK)).reshape(-1, -(-cols // _BLOCK))
     taught = np.kron(blocks % _HELD_OUT > 0, np.ones((_BLOCK, _BLOCK)))[:rows, :cols]
     weights = torch.from_numpy(kernel.astype(np.float32))[None]
