@@ -68,8 +68,8 @@ _PIECE: Final = 1024
 _AROUND: Final = 24
 # The least noise that is believed in where it is estimated, in 8-bit levels, and what the errors of a kernel that was
 # found are like, by its family.
-_LEAST_NOISE: Final = 0.5
-_DOUBTS: Final = {"gaussian": 2.0, "motion": 4.0, "box": 2.0, "bicubic": 0.0}
+_LEAST_NOISE: Final = 0.2
+_DOUBTS: Final = {"gaussian": 0.2, "motion": 1.0, "box": 0.5, "bicubic": 0.0}
 # Without noise the data say no more than their rounding, half an 8-bit level; what is left covers the seams of pieces.
 _TOLERANCE, _INSIDE = 0.4 / 255, 0.3 / 255
 # Turns towards that, and those of them that heed what lies within it.
