@@ -1,0 +1,174 @@
+"""A stretch of frames -> one file of packets, whole or not at all.
+
+A video is encoded in segments of as many frames each, every one by an encoder of its own with the same settings. So a
+run that was killed goes on from the last one, and gives the packets of a run that wasn't. Encoders see frame numbers;
+`joining` gives each packet the time of its frame.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.atomic import written_whole
+from superfine.encoding import Encoding, sample_bits
+from superfine.errors import OutputError, ShapeError
+from superfine.frames import conversion, planar_format
+
+__all__ = ["SegmentWriter", "writing"]
+
+Array = npt.NDArray[np.generic]
+
+# With fewer bytes left nothing could be written.
+_FULL_DISK: Final = 1 << 20
+# Encoders' results depend on how many threads they have, so it isn't left to the machine.
+_THREADS: Final = 4
+# Frames with more pixels are expensive to look ahead at: 40 of 4K take 1.2 GB.
+_LARGE: Final = 4_000_000
+# No encoder decodes a frame so many before it is shown.
+_REORDERED: Final = 64
+# The frames of a segment are counted in milliseconds there, which Matroska holds exactly.
+_COUNTED: Final = Fraction(1, 1000)
+
+
+class SegmentWriter:
+    """Encodes the frames of one segment; the file appears with `finish`, or never."""
+
+    def __init__(self, path: Path, encoding: Encoding) -> None:
+        import av
+
+        self._path = path
+        self._encoding = encoding
+        self._count = self._written = 0
+        self._graph: Any = None
+        if encoding.shape[2] > 1:
+            given = planar_format(encoding.shape[2], encoding.bits)
+            self._graph = conversion(encoding.size, given, encoding.pixel_format, encoding.colour, to_rgb=False)
+        with ExitStack() as stack:
+            stack.enter_context(writing(path))
+            part = stack.enter_context(written_whole(path))
+            self._container = stack.enter_context(av.open(f"file:{part}", "w", format="matroska"))
+            self._stream = _video_stream(self._container, encoding)
+            self._stack = stack.pop_all()
+
+    def finish(self) -> None:
+        """No more frames. Raises OutputError."""
+        with self._stack:
+            self._mux(self._stream.encode(None))
+
+    def abandon(self) -> None:
+        """Give up; the file doesn't appear."""
+        with suppress(_AbandonedError, OutputError), self._stack:
+            raise _AbandonedError
+
+    def add(self, pixels: Array) -> None:
+        """The next frame: (rows, cols, channels), uint8 or uint16. Raises ShapeError, OutputError."""
+        encoding = self._encoding
+        if pixels.shape != encoding.shape or pixels.dtype != (np.uint8 if encoding.bits <= 8 else np.uint16):
+            raise ShapeError(f"want frames of {encoding.shape}, got {pixels.shape} of {pixels.dtype}")
+        frame = self._frame(pixels)
+        frame.pts, frame.time_base = self._count, 1 / encoding.rate
+        self._count += 1
+        with writing(self._path):
+            self._mux(self._stream.encode(frame))
+
+    def _frame(self, pixels: Array) -> Any:
+        import av
+
+        encoding = self._encoding
+        down, right = encoding.size[0] - encoding.shape[0], encoding.size[1] - encoding.shape[1]
+        if down or right:
+            pixels = np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
+        if encoding.shape[2] == 1:
+            return _grey_frame(pixels[..., 0], encoding.pixel_format)
+        given = planar_format(encoding.shape[2], encoding.bits)
+        whole: Any = np.ascontiguousarray(pixels)
+        frame = av.VideoFrame.from_ndarray(whole, format=given)
+        frame.pts, frame.time_base = 0, Fraction(1)
+        self._graph.push(frame)
+        return self._graph.pull()
+
+    def _mux(self, packets: Sequence[Any]) -> None:
+        for packet in packets:
+            packet.time_base = _COUNTED
+            packet.dts = (
+                self._written - _REORDERED
+            )  # x265's own are wild in a segment of one frame; `joining` makes them
+            self._written += 1
+            self._container.mux(packet)
+
+
+class _AbandonedError(Exception):
+    """A segment was given up."""
+
+
+def _grey_frame(plane: Array, pixel_format: str) -> Any:
+    """Grey levels as they are; a format with chroma gets none of it."""
+    import av
+
+    bits = sample_bits(pixel_format)
+    if plane.dtype == np.uint16 and bits < 16:
+        plane = np.rint(plane.astype(np.float32) * np.float32((2**bits - 1) / 65535)).astype(np.uint16)
+        plane = plane.astype(np.uint8) if bits == 8 else plane
+    frame = av.VideoFrame(plane.shape[1], plane.shape[0], pixel_format)
+    dtype: Any = plane.dtype
+    target: Any
+    for number, target in enumerate(frame.planes):
+        stored = np.frombuffer(target, dtype).reshape(target.height, -1)
+        stored[:, : target.width] = plane if number == 0 else 2 ** (bits - 1)
+    return frame
+
+
+def _video_stream(container: Any, encoding: Encoding) -> Any:
+    options = dict(encoding.codec.options)
+    if encoding.crf is not None:
+        options["crf"] = str(encoding.crf)
+    if encoding.codec.encoder == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # it talks to stderr by itself; errors only
+    if encoding.size[0] * encoding.size[1] > _LARGE and encoding.codec.encoder in ("libx264", "libx265"):
+        options[f"{encoding.codec.encoder.removeprefix('lib')}-params"] += ":rc-lookahead=12"
+    if encoding.codec.encoder == "libx264" and _has_avx512():
+        options["x264-params"] += ":asm=AVX2"
+    stream = container.add_stream(encoding.codec.encoder, rate=encoding.rate, options=options)
+    context = stream.codec_context
+    context.height, context.width = encoding.size
+    context.pix_fmt = encoding.pixel_format
+    context.time_base = 1 / encoding.rate
+    context.sample_aspect_ratio = encoding.pixel_aspect
+    context.thread_count = _THREADS
+    context.colorspace = encoding.colour.matrix
+    context.color_range = 2 if encoding.colour.full else 1
+    context.color_primaries = encoding.colour.primaries
+    context.color_trc = encoding.colour.transfer
+    if encoding.codec.name != "ffv1":
+        context.gop_size = 250
+    return stream
+
+
+def _has_avx512() -> bool:
+    """With AVX-512, x264 (165) reads past its rows and gives other packets each time, seen at 96 and 784 columns."""
+    with suppress(ImportError, AttributeError):
+        features = import_module("numpy._core._multiarray_umath").__cpu_features__
+        return any(there for name, there in features.items() if name.startswith("AVX512"))
+    return False
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, errors of writing become OutputError with the reason."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        full = error.errno == errno.ENOSPC or shutil.disk_usage(path.parent).free < _FULL_DISK
+        reason = "the disk is full" if full else error.strerror or error
+        raise OutputError(f"{path}: can't be written: {reason}") from error
