@@ -334,15 +334,18 @@ class Teaching:
     """What was asked of a teacher who gives the network back under another name."""
 
     kept: bool = True
+    steps: int = 7
+    finished: bool = True
     asked: tuple = ()
 
-    def __call__(self, small, scale, kernel, noise, source, *, budget_seconds, state, done):
+    def __call__(self, small, scale, kernel, noise, source, *, budget_seconds, state, overwrite, done):
+        self.overwrite = overwrite
         self.asked = (small, scale, kernel, noise, source, budget_seconds)
         state.write_bytes(b"what was learned")
         done(0.5)
         (model,) = find_model("refiner-x1")
         renamed = replace(model, card=replace(model.card, name="learned"))
-        return Lesson(renamed, self.kept)
+        return Lesson(renamed, self.kept, steps=self.steps, finished=self.finished)
 
 
 @dataclass(frozen=True)
@@ -352,6 +355,7 @@ class Lesson:
     before: float = 2.0
     after: float = 1.0
     steps: int = 7
+    finished: bool = True
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -371,6 +375,38 @@ def test_a_teacher_is_asked_and_believed(tmp_path, source, kept):
     again = adapt_path(source, tmp_path / "c.png", adapting=given(source, model=tmp_path / "own.onnx", noise=1.0))
     assert again.network == "refiner-x1"  # its own card
     np.testing.assert_array_equal(seen(tmp_path / "c.png"), seen(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "finished", "words"),
+    [
+        (0, False, "learned nothing for lack of time; give --budget 70"),
+        (3, False, "in 3 steps"),
+        (7, True, "no better"),
+    ],
+)
+def test_a_network_that_is_as_it_was_is_called_so(tmp_path, source, steps, finished, words):
+    adapting = given(source, budget_seconds=3.0, save=tmp_path / "own.onnx")
+    teaching = Teaching(False, steps, finished)
+    notes = adapt_path(source, tmp_path / "b.png", adapting=adapting, teacher=teaching, overwrite=True).notes
+    assert teaching.overwrite
+    assert sum(words in note for note in notes) == 1
+    assert any("own.onnx: is the network unchanged" in note for note in notes)
+
+
+def test_what_another_run_learned_is_left_alone(tmp_path, source):
+    (tmp_path / "b.png.adapt.pt").write_bytes(b"an hour's work")
+    adapt_path(source, tmp_path / "b.png", adapting=given(source))
+    assert (tmp_path / "b.png.adapt.pt").read_bytes() == b"an hour's work"
+
+
+def test_a_folder_where_the_state_goes_is_refused_before_the_work(tmp_path, source):
+    (tmp_path / "b.png.adapt.pt").mkdir()
+    teaching = Teaching()
+    with pytest.raises(OutputError, match=r"b\.png\.adapt\.pt: .* move it away"):
+        adapt_path(source, tmp_path / "b.png", adapting=given(source, budget_seconds=3.0), teacher=teaching)
+    assert not teaching.asked
+    assert adapt_path(source, tmp_path / "b.png", adapting=given(source)).size == (96, 88)
 
 
 def test_a_picture_that_fails_leaves_what_was_learned(tmp_path, source, monkeypatch):
@@ -394,8 +430,8 @@ def test_a_network_that_enlarges_is_refused(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scale": 5}, "--scale 5"),
-        ({"scale": 1}, "--scale 1"),
+        ({"scale": 5}, "--scale 5 .* run superfine upscale on the result for more"),
+        ({"scale": 1}, "--scale 1 .* enlarges by$"),
         ({"kernel": ""}, "--kernel"),
         ({"noise": -1.0}, "--noise -1"),
         ({"noise": float("nan")}, "--noise nan"),
@@ -406,6 +442,8 @@ def test_a_network_that_enlarges_is_refused(tmp_path, source):
         ({"kernel_out": "k.jpg"}, "k.jpg"),
         ({"quality": 101}, "--quality 101"),
         ({"white": 0.0}, "--white 0"),
+        ({"max_megapixels": float("nan")}, "--max-megapixels nan"),
+        ({"max_megapixels": 0.0}, "--max-megapixels 0"),
     ],
 )
 def test_wishes_that_are_refused(tmp_path, options, words):
@@ -418,10 +456,10 @@ def test_files_that_are_refused(tmp_path, source):
     bicubic = Adapting(kernel="bicubic")
 
     def refused(error, words, origin=source, target=tmp_path / "b.png", adapting=bicubic, **options):
-        before = {entry: entry.stat().st_mtime_ns for entry in tmp_path.iterdir()}
+        before = {entry: entry.lstat().st_mtime_ns for entry in tmp_path.iterdir()}
         with pytest.raises(error, match=words):
             adapt_path(origin, target, adapting=adapting, **options)
-        assert {entry: entry.stat().st_mtime_ns for entry in tmp_path.iterdir()} == before
+        assert {entry: entry.lstat().st_mtime_ns for entry in tmp_path.iterdir()} == before
 
     refused(UsageError, "is a folder; adapt takes one picture", tmp_path)
     refused(UsageError, "empty", "")
@@ -434,6 +472,19 @@ def test_files_that_are_refused(tmp_path, source):
     refused(OutputError, "exists already", adapting=Adapting(kernel="bicubic", kernel_out=tmp_path / "there.png"))
     same = Adapting(kernel="bicubic", kernel_out=tmp_path / "b.png")
     refused(UsageError, "two things", adapting=same)
+    (tmp_path / "turn").symlink_to(tmp_path)
+    for spelling in (tmp_path / "turn" / "b.png", tmp_path / "turn" / ".." / tmp_path.name / "b.png"):
+        refused(UsageError, "two things", adapting=Adapting(kernel="bicubic", kernel_out=spelling), overwrite=True)
+    (tmp_path / "link.png").symlink_to(tmp_path / "b.png")  # to what isn't there yet
+    same = Adapting(kernel="bicubic", kernel_out=tmp_path / "link.png")
+    refused(UsageError, "two things", adapting=same, overwrite=True)
+    (tmp_path / "link.png").unlink()
+    (tmp_path / "own.onnx").write_bytes(find_model("refiner-x1")[0].content)
+    same = Adapting(budget_seconds=5, model=tmp_path / "own.onnx", save=tmp_path / "turn" / "own.onnx")
+    refused(OutputError, "one of the sources", adapting=same, teacher=Teaching(), overwrite=True)
+    refused(OutputError, "the source itself", target=tmp_path / "turn" / "a.png", overwrite=True)
+    refused(OutputError, "is a folder where the output should go", target=tmp_path / "turn", overwrite=True)
+    (tmp_path / "turn").unlink()
     refused(OutputError, "one of the sources", adapting=given(source, kernel_out=tmp_path / "k.npy"), overwrite=True)
     np.save(tmp_path / "twice.npy", ROUND * 2)
     refused(UsageError, r"twice\.npy: its weights add up to 2", adapting=Adapting(kernel=str(tmp_path / "twice.npy")))
@@ -447,7 +498,93 @@ def test_files_that_are_refused(tmp_path, source):
     refused(UsageError, "alpha", tmp_path / "alpha.png", tmp_path / "b.jpg")
 
 
+def notes_of(source, **options):
+    return adapt_path(source, source.parent / "b.png", adapting=given(source, **options), overwrite=True).notes
+
+
+def test_a_kernel_that_is_much_too_wide_is_told_and_the_way_out_is_one(tmp_path):
+    """Of what the right one makes no word is said."""
+    right, wide = (anisotropic_kernel(22, 2, variances, 20) for variances in ((1.5**2, 0.9**2), (2.2**2, 2.2**2)))
+    truth, pixels = small(2, right, size=(80, 80))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    made = {}
+    for name, kernel, level in (("right", right, None), ("wide", wide, None), ("out", wide, 1.0)):
+        np.save(tmp_path / "k.npy", kernel)
+        notes = notes_of(tmp_path / "a.png", noise=level)
+        assert any("too wide" in note and "--noise 1" in note for note in notes) is (name == "wide")
+        made[name] = psnr(seen(tmp_path / "b.png"), truth)
+    assert made["wide"] < 15
+    assert made["right"] > made["out"] > made["wide"] + 5
+
+
+@pytest.mark.parametrize("cornered", [True, False])
+def test_half_a_level_that_is_missed_is_told(source, cornered):
+    """A kernel with all its weight in a corner takes rows from beyond the border, where all are one."""
+    corner = np.zeros((21, 21))
+    corner[0, 0] = 1
+    np.save(source.parent / "k.npy", corner if cornered else ROUND)
+    assert any("more than half a level" in note for note in notes_of(source)) is cornered
+
+
+@pytest.mark.parametrize(("side", "told"), [(11, True), (12, False)])
+def test_a_kernel_off_its_point_is_told(source, side, told):
+    line = np.exp(-((np.arange(side) - (side - 1) / 2) ** 2) / 2)
+    np.save(source.parent / "k.npy", np.outer(line, line) / line.sum() ** 2)
+    notes = [note for note in notes_of(source) if "of its point" in note]
+    assert bool(notes) is told
+    assert all("0.50 px below and 0.50 px right" in note for note in notes)
+
+
+@pytest.mark.parametrize(("level", "told"), [(60.0, True), (5.0, False)])
+def test_much_noise_is_told(tmp_path, source, monkeypatch, level, told):
+    found(monkeypatch, noise=level)
+    adapted = adapt_path(source, tmp_path / "b.png")
+    assert any("dithering" in note for note in adapted.notes) is told
+    assert adapted.kernel.noise == level
+    adapted = adapt_path(source, tmp_path / "c.png", adapting=Adapting(noise=20.0))
+    assert not any("dithering" in note for note in adapted.notes)
+
+
+def test_dithered_pictures_are_smoothed_by_their_noise(tmp_path):
+    """Without it the dots themselves would be enlarged."""
+    large = Image.fromarray(data.camera())
+    dots = np.array(large.resize((256, 256), Image.BICUBIC).convert("1").convert("L"))[..., None]
+    truth = np.array(large)[..., None]
+    estimated = adapt_pixels(dots, 2)
+    assert estimated.kernel.noise > 12
+    assert psnr(estimated.pixels, truth) > psnr(adapt_pixels(dots, 2, noise=0.0).pixels, truth) + 8
+
+
+def test_a_restorer_that_is_stopped_stops_in_the_midst(monkeypatch):
+    """In the threads that go through hundreds of turns, not only between pieces."""
+    _, pixels = small(2, ROUND)
+    restorer = flow.Restorer(2, ROUND, 0.0, Lazy())
+    turns = []
+    whole = flow.Reduction.__call__
+
+    def counted(self, large):
+        turns.append(self)
+        if len(turns) == 5:
+            restorer.stopped.set()
+        return whole(self, large)
+
+    monkeypatch.setattr(flow.Reduction, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        restorer(pixels[None])
+    assert len(turns) < 5 + 3  # what three channels had begun
+
+
 # ---- the command
+
+
+@pytest.mark.parametrize(
+    ("origin", "target", "words"),
+    [("", "b.png", "a name is empty"), ("a.png", "", "a name is empty"), ("a.png", "out", "out: is a folder where")],
+)
+def test_names_that_are_none(tmp_path, source, monkeypatch, origin, target, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    assert words in str(run(app, ["adapt", origin, "-o", target]).exception)
 
 
 def test_it_says_what_it_did(tmp_path, source, monkeypatch):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from PIL import Image
 from superfine import image
 from superfine.image import open_picture
 from superfine.interrupt import heeded, raise_if_asked
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Python's own handler, also where whoever runs the tests ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Dropped:

@@ -75,6 +75,14 @@ def test_the_picture_of_a_kernel_shows_it(tmp_path, kernel):
     np.testing.assert_allclose(read, kernel, atol=2e-5 * kernel.max())
 
 
+@pytest.mark.parametrize(("name", "lost"), [("bicubic", True), ("box", False)])
+def test_a_picture_that_loses_weights_below_zero_says_so(tmp_path, name, lost):
+    kernel = resampler_kernel(8, 2, name)
+    assert ("weights below zero are black" in write_kernel(tmp_path / "k.png", kernel)) is lost
+    read, _ = read_kernel(tmp_path / "k.png")
+    assert bool(np.abs(read - kernel).max() > 0.005) is lost
+
+
 def test_shapes_are_told_as_they_were_made():
     shape = kernel_shape(anisotropic_kernel(30, 4, (9.0, 2.0), 30), 4)
     assert shape.wide == pytest.approx(3, rel=0.01)

@@ -216,10 +216,16 @@ def test_a_damaged_state_is_refused(refiner, tmp_path, content):
 
 
 def test_the_state_of_another_picture_is_refused(refiner, tmp_path):
-    def run(small, noise):
-        path, how = tmp_path / "state", Adaptation(steps=1, rate=1.0, patch=24, batch=1)
-        return adapt_network(small, 2, KERNEL, noise, refiner, budget_seconds=600, state_path=path, adaptation=how)
+    def run(small, noise, **options):
+        options |= {"state_path": tmp_path / "state", "adaptation": Adaptation(steps=1, rate=1.0, patch=24, batch=1)}
+        return adapt_network(small, 2, KERNEL, noise, refiner, budget_seconds=600, **options)
 
     run(made_small(48)[1], 0.0)
-    with pytest.raises(TrainingError, match="was made with another noise, picture; remove it to begin anew"):
+    with pytest.raises(TrainingError, match="was made with another --noise and another picture; give the same"):
         run(1 - made_small(48)[1], 1.0)
+    heard = Heard()
+    anew = run(1 - made_small(48)[1], 1.0, overwrite=True, listener=heard)
+    assert "begins anew" in heard.said[0]
+    assert (anew.steps, len(heard.moments)) == (1, 1)
+    run(1 - made_small(48)[1], 1.0, overwrite=True, listener=heard)
+    assert "goes on from step 1" in heard.said[1]  # its own isn't thrown away

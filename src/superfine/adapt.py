@@ -68,14 +68,23 @@ _PIECE: Final = 1024
 _AROUND: Final = 24
 # The least noise that is believed in where it is estimated, in 8-bit levels, and what the errors of a kernel that was
 # found are like, by its family.
-_LEAST_NOISE: Final = 0.2
-_DOUBTS: Final = {"gaussian": 0.2, "motion": 1.0, "box": 0.5, "bicubic": 0.0}
+_LEAST_NOISE: Final = 0.05
+_DOUBTS: Final = {"gaussian": 0.05, "motion": 1.0, "box": 0.5, "bicubic": 0.0}
 # Without noise the data say no more than their rounding, half an 8-bit level; what is left covers the seams of pieces.
 _TOLERANCE, _INSIDE = 0.4 / 255, 0.3 / 255
 # Turns towards that, and those of them that heed what lies within it.
 _TURNS, _WHOLE_TURNS = 8, 2
 # About how many seconds looking for the kernel takes, and enlarging, for each megapixel of the result.
 _LOOKING, _ENLARGING = 1.0, 3.0
+# About how many seconds it takes to learn a picture to the last step.
+_LEARNING: Final = 60.0
+# Samples that lie farther than this outside of 0..1 aren't those of a sound result if more than this share of them do:
+# right kernels give none on photographs, text and chessboards, kernels with half as much sigma again a thousandth.
+_BEYOND, _MOST_BEYOND = 0.5, 1e-4
+# Estimated noise, in 8-bit levels, from which a person should know what it costs.
+_MUCH_NOISE: Final = 12.0
+# A given kernel that lies farther than this from its point, in large pixels, was perhaps meant to lie on it.
+_OFF_CENTRE: Final = 0.25
 # A picture is looked at in so many windows of this side, each way.
 _LOOKED, _LOOKS = 320, 3
 
@@ -106,9 +115,8 @@ class Adapting:
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
-            raise UsageError(
-                f"--scale {self.scale} is none of 2, 3 and 4; run superfine upscale on the result for more"
-            )
+            more = "; run superfine upscale on the result for more" if self.scale > max(SCALES) else ""
+            raise UsageError(f"--scale {self.scale} is none of 2, 3 and 4, the factors that adapt enlarges by{more}")
         if self.kernel == "":
             raise UsageError("--kernel is empty; want auto, bicubic or a file")
         if self.noise is not None and not 0 <= self.noise <= 100:
@@ -125,6 +133,8 @@ class Adapting:
             raise UsageError(f"--quality {self.quality} is outside 1 to 100")
         if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
             raise UsageError(f"--white {self.white:g} is not a level above 0")
+        if not self.max_megapixels > 0:
+            raise UsageError(f"--max-megapixels {self.max_megapixels:g} is not a number above 0")
         if self.kernel_out is not None:
             check_kernel_name(self.kernel_out)
 
@@ -166,6 +176,8 @@ class Consistency:
 
     largest: float
     rms: float
+    beyond: float
+    """Share of the result's samples that lay more than half the range below black or above white."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +218,11 @@ class Taught(Protocol):
         """How often it learned."""
         ...
 
+    @property
+    def finished(self) -> bool:
+        """False where the budget ended it early."""
+        ...
+
 
 class Teacher(Protocol):
     """Lets a network learn one picture: `train.adapt`, which only doors may know."""
@@ -220,9 +237,13 @@ class Teacher(Protocol):
         *,
         budget_seconds: float,
         state: Path,
+        overwrite: bool,
         done: Done,
     ) -> Taught:
-        """small: (h, w, 1 or 3) in 0..1. source: a shipped network's name or an .onnx file. state: to go on from."""
+        """small: (h, w, 1 or 3) in 0..1. source: a shipped network's name or an .onnx file. state: to go on from.
+
+        overwrite: a state that another picture or other settings left is begun anew instead of refused.
+        """
         ...
 
 
@@ -378,7 +399,9 @@ class Restorer:
         self.kernel = kernel
         self._noise = noise
         self._network = network
-        self._reduction = Reduction(kernel, scale, (LEAST_SIDE, LEAST_SIDE))
+        #: Once set, what is under way ends with KeyboardInterrupt, in whatever thread it is.
+        self.stopped = threading.Event()
+        self._reduction = _Stoppable(kernel, scale, (LEAST_SIDE, LEAST_SIDE), self.stopped)
 
     def __call__(self, pixels: Array) -> npt.NDArray[np.float32]:
         rows, cols = pixels.shape[1:3]
@@ -390,11 +413,15 @@ class Restorer:
         planes = np.pad(to_unit(pixels[0]), (*past, (0, 0)), mode="edge").transpose(2, 0, 1)
         size = (planes.shape[1], planes.shape[2])
         if self._reduction.size != size:  # pieces are of one size, and what belongs to it is dear to make
-            self._reduction = Reduction(self.kernel, self.scale, size)
+            self._reduction = _Stoppable(self.kernel, self.scale, size, self.stopped)
         with ThreadPoolExecutor(min(cores(), len(planes))) as pool:
-            start = np.stack(list(pool.map(self._start, planes)), axis=-1)
-            finished = self._finished(start).transpose(2, 0, 1)
-            made = np.stack(list(pool.map(self._agreeing, finished, planes)), axis=-1)
+            try:
+                start = np.stack(list(pool.map(self._start, planes)), axis=-1)
+                finished = self._finished(start).transpose(2, 0, 1)
+                made = np.stack(list(pool.map(self._agreeing, finished, planes)), axis=-1)
+            except KeyboardInterrupt:  # else leaving the pool would wait for hundreds of turns
+                self.stopped.set()
+                raise
         return made[: rows * self.scale, : cols * self.scale].astype(np.float32)
 
     def _start(self, plane: Floats) -> Floats:
@@ -406,6 +433,8 @@ class Restorer:
         network = self._network
 
         def compute(piece: Array) -> Array:
+            if self.stopped.is_set():
+                raise KeyboardInterrupt
             made = network((np.repeat(piece, 3, axis=2) if grey else piece)[None])
             return made[..., :1] if grey else made
 
@@ -431,6 +460,18 @@ class Restorer:
                 return large
         nearest = reduction.consistent(large, small, _TOLERANCE)
         return nearest if _largest(small - reduction(nearest)) < _largest(missing) else large
+
+
+@dataclass(frozen=True)
+class _Stoppable(Reduction):
+    """A reduction that ends the long ways back, which all go through it, when it is asked to."""
+
+    stopped: threading.Event
+
+    def __call__(self, large: Floats) -> Floats:
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        return super().__call__(large)
 
 
 def _largest(difference: Floats) -> float:
@@ -467,18 +508,22 @@ class _Meter:
         self._kernel = kernel
         self._around = math.ceil(max(kernel.shape) / scale) + 1
         self._largest = self._total = 0.0
-        self._count = 0
+        self._count = self._beyond = self._made = 0
 
     @property
     def consistency(self) -> Consistency:
         """Of all that was told."""
-        return Consistency(255 * self._largest, 255 * math.sqrt(self._total / max(1, self._count)))
+        rms = math.sqrt(self._total / max(1, self._count))
+        return Consistency(255 * self._largest, 255 * rms, self._beyond / max(1, self._made))
 
     def told(self, bands: Iterator[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
         """The bands again; each line is judged as soon as all that it depends on has gone by."""
         held: npt.NDArray[np.float32] | None = None
         first = judged = passed = 0  # small rows: where `held` begins, how far is judged, how far bands reach
+        colours = self._pixels.shape[2] - (self._pixels.shape[2] in (2, 4))
         for band in bands:
+            self._beyond += int((np.abs(band[..., :colours] - 0.5) > 0.5 + _BEYOND).sum())
+            self._made += band[..., :colours].size
             held = band if held is None else np.concatenate([held, band])
             passed += len(band) // self._scale
             whole = passed == len(self._pixels)
@@ -550,10 +595,13 @@ def adapt_path(
     estimate_seconds = time.perf_counter() - before
     if kernel.words:
         notes.append(kernel.words)
+    shape = kernel_shape(kernel.weights, adapting.scale)
+    notes += _kernel_notes(kernel, shape, adapting)
     if adapting.kernel_out is not None:
         notes.append(f"{adapting.kernel_out}: {write_kernel(adapting.kernel_out, kernel.weights)}")
     looked(1.0)
-    taught, state = None, learning_path(target)
+    taught: Taught | None = None
+    state = learning_path(target)
     if adapting.budget_seconds is not None and teacher is not None:
         taught = teacher(
             _filled(to_unit(pixels)),
@@ -563,23 +611,25 @@ def adapt_path(
             REFINER if adapting.model is None else str(adapting.model),
             budget_seconds=max(1.0, started + adapting.budget_seconds - time.perf_counter() - _enlarging(size)),
             state=state,
+            overwrite=overwrite,
             done=learned,
         )
         network = open_engine(taught.model)
-        if not taught.kept:
-            notes.append("what the network learned explains held-out pixels no better, so it was left as it was")
+        notes += _lesson_notes(taught, adapting, size)
     restorer = Restorer(adapting.scale, kernel.weights, kernel.unexplained, network)
     consistency = _write(target, pixels, restorer, picture, adapting.quality, enlarged)
-    if taught is not None and adapting.save is not None:
-        _save(adapting.save, taught.model)
-    state.unlink(missing_ok=True)
+    notes += _result_notes(kernel, consistency)
+    if taught is not None:
+        if adapting.save is not None:
+            _save(adapting.save, taught.model)
+        state.unlink(missing_ok=True)  # without a lesson it is another run's
     return Adapted(
         origin,
         target,
         size,
         adapting.scale,
         kernel,
-        kernel_shape(kernel.weights, adapting.scale),
+        shape,
         network.model.card.name,
         consistency,
         taught,
@@ -593,15 +643,22 @@ def _opened(source: Path, output: Path, adapting: Adapting, *, overwrite: bool) 
     """The picture, once nothing stands in the way of what is written."""
     if os.path.isdir(source):
         raise UsageError(f"{source}: is a folder; adapt takes one picture, so name it")
+    if os.path.isdir(output):
+        raise OutputError(f"{output}: is a folder where the output should go; give the name of a file")
     format_of(output)
-    given = [source] if adapting.kernel in ("auto", "bicubic") else [source, Path(adapting.kernel)]
+    kernel = None if adapting.kernel in ("auto", "bicubic") else Path(adapting.kernel)
+    given = [path for path in (source, kernel, adapting.model) if path is not None]
     written = [path for path in (output, adapting.kernel_out, adapting.save) if path is not None]
-    for place, path in enumerate(written):
-        if path in written[:place]:
+    places = [os.path.realpath(path) for path in written]
+    for path, place in zip(written, places, strict=True):
+        if places.count(place) > 1:
             raise UsageError(f"{path}: two things would be written there; give them different names")
         if not os.path.isdir(path.parent):
             raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
         check_free(path, given, overwrite=overwrite)
+    state = learning_path(output)
+    if adapting.budget_seconds is not None and os.path.lexists(state) and not state.is_file():
+        raise OutputError(f"{state}: what is learned is kept there, and it is no file; move it away")
     # A kernel is one of the picture as it is seen.
     return open_picture(source, max_megapixels=adapting.max_megapixels, white=adapting.white, upright=True)
 
@@ -625,14 +682,13 @@ def _write(
     made = made_dtype(format_of(output), picture)
     shape = (pixels.shape[0] * restorer.scale, pixels.shape[1] * restorer.scale, pixels.shape[2])
     meter = _Meter(pixels, restorer.scale, restorer.kernel)
-    stopped = threading.Event()
 
     def told() -> Iterator[Array]:
         for band in meter.told(_bands(pixels, restorer, heard)):
             yield to_kind(band, made)
 
     def heard(share: float) -> None:
-        if stopped.is_set():
+        if restorer.stopped.is_set():
             raise KeyboardInterrupt
         done(share)
 
@@ -641,9 +697,57 @@ def _write(
         try:
             coming.result()
         except BaseException:
-            stopped.set()
+            restorer.stopped.set()
             raise
     return meter.consistency
+
+
+def _lesson_notes(taught: Taught, adapting: Adapting, size: tuple[int, int]) -> Iterator[str]:
+    """What a person should know where the network is the one that it was."""
+    if taught.kept:
+        return
+    enough = 10 * math.ceil((_LOOKING + _LEARNING + _enlarging(size)) / 10)
+    if not taught.steps:
+        yield f"the network learned nothing for lack of time; give --budget {enough} or more"
+    elif taught.finished:
+        yield "what the network learned explains held-out pixels no better, so it was left as it was"
+    else:
+        yield (
+            f"what the network learned in {taught.steps} steps, before the time was over, explains held-out pixels no"
+            f" better, so it was left as it was; all steps take --budget {enough} or more"
+        )
+    if adapting.save is not None:
+        yield f"{adapting.save}: is the network unchanged, since nothing that it learned was kept"
+
+
+def _kernel_notes(kernel: Kernel, shape: KernelShape, adapting: Adapting) -> Iterator[str]:
+    """What a person should know of noise that was estimated, and of a kernel that was given."""
+    if adapting.noise is None and kernel.noise > _MUCH_NOISE:
+        yield (
+            f"noise is estimated at {kernel.noise:.0f} levels of 255, as dithering has it too, and detail goes with it;"
+            " --noise LEVELS says otherwise"
+        )
+    down, right = shape.shift
+    if kernel.origin == "given" and math.hypot(down, right) > _OFF_CENTRE:
+        yield (
+            f"{adapting.kernel}: lies {abs(down):.2f} px {'below' if down > 0 else 'above'} and {abs(right):.2f} px"
+            f" {'right' if right > 0 else 'left'} of its point, in pixels of the result, which is moved back by that;"
+            " docs/adapt.md says which tap is the point"
+        )
+
+
+def _result_notes(kernel: Kernel, consistency: Consistency) -> Iterator[str]:
+    """What a person should know of a result that the kernel doesn't explain."""
+    if not kernel.unexplained and consistency.largest > 0.5:
+        yield (
+            f"reduced again the result misses the source by {consistency.largest:.2f} levels, more than half a level:"
+            " the kernel leaves too little to reach it, or isn't the right one"
+        )
+    if consistency.beyond > _MOST_BEYOND:
+        yield (
+            f"{consistency.beyond:.2%} of the result lay more than half the range beyond black or white before it was"
+            " clipped, so the kernel is too wide for this picture; give --noise 1, or a narrower kernel"
+        )
 
 
 def _enlarging(size: tuple[int, int]) -> float:

@@ -17,8 +17,8 @@ __all__ = ["adapt"]
 
 
 def adapt(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A picture.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A picture.", show_default=False)],
+    output: Annotated[str, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
     scale: Annotated[int, typer.Option("--scale", "-s", help="Times each side: 2, 3 or 4.")] = 2,
     kernel: Annotated[
         str,
@@ -101,7 +101,8 @@ def adapt(
             teacher = None if budget is None else _teacher(bar.warn)
             adapted = adapt_path(source, output, adapting=adapting, teacher=teacher, overwrite=overwrite, done=heard)
     except KeyboardInterrupt:
-        learned = "; the same command goes on with what was learned" if learning_path(output).exists() else ""
+        begun = budget is not None and learning_path(Path(output)).is_file()
+        learned = "; the same command goes on with what was learned" if begun else ""
         typer.echo(f"stopped; no picture was written{learned}", err=True)
         raise typer.Exit(130) from None
     if as_json:
@@ -123,6 +124,7 @@ def _teacher(say: Callable[[str], None]) -> "Teacher":
         *,
         budget_seconds: float,
         state: Path,
+        overwrite: bool,
         done: Callable[[float], None],
     ) -> "Taught":
         class Relay(AdaptListener):
@@ -133,7 +135,15 @@ def _teacher(say: Callable[[str], None]) -> "Teacher":
                 done(min(1.0, max(0.0, 1 - moment.seconds_left / budget_seconds)))
 
         return adapt_network(
-            small, scale, kernel, noise, source, budget_seconds=budget_seconds, state_path=state, listener=Relay()
+            small,
+            scale,
+            kernel,
+            noise,
+            source,
+            budget_seconds=budget_seconds,
+            state_path=state,
+            overwrite=overwrite,
+            listener=Relay(),
         )
 
     return teach
@@ -160,7 +170,11 @@ def _facts(adapted: "Adapted", asked: str) -> dict[str, object]:
         "noise": kernel.noise,
         "doubt": kernel.doubt,
         "network": adapted.network,
-        "consistency": {"max": adapted.consistency.largest, "rms": adapted.consistency.rms},
+        "consistency": {
+            "max": adapted.consistency.largest,
+            "rms": adapted.consistency.rms,
+            "beyond": adapted.consistency.beyond,
+        },
         "learned": taught
         and {"kept": taught.kept, "before": taught.before, "after": taught.after, "steps": taught.steps},
         "estimate_seconds": adapted.estimate_seconds,

@@ -109,7 +109,10 @@ def write_kernel(path: Path, kernel: Floats) -> str:
                 case ".png":
                     times = max(1, _SHOWN // max(kernel.shape))
                     part.write_bytes(_png(kernel, times))
-                    return f"{rows} x {cols} weights, each {times} x {times} pixels, white {kernel.max():.4g}"
+                    lost = "; weights below zero are black, so .npy or .txt is what --kernel wants" * bool(
+                        kernel.min() < 0
+                    )
+                    return f"{rows} x {cols} weights, each {times} x {times} pixels, white {kernel.max():.4g}{lost}"
                 case suffix:
                     between = "," if suffix == ".csv" else " "
                     lines = (between.join(repr(float(weight)) for weight in line) for line in kernel)

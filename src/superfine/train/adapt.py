@@ -61,6 +61,8 @@ _SSIM_WINDOW: Final = 11
 # An error below this, of one, is none.
 _NO_ERROR: Final = 1e-6
 _EMA: Final = 0.98
+# What facts of a state are called on the command line.
+_SETTINGS: Final = {"kernel": "--kernel", "noise": "--noise", "scale": "--scale", "source": "--model"}
 _WARM_UP: Final = 10
 
 
@@ -132,6 +134,7 @@ def adapt_network(
     *,
     budget_seconds: float,
     state_path: Path | None = None,
+    overwrite: bool = False,
     listener: AdaptListener | None = None,
     adaptation: Adaptation | None = None,
 ) -> Adapted:
@@ -141,6 +144,7 @@ def adapt_network(
     deviation in 8-bit levels, rounding not counted; source: a shipped network's name or an exported file.
     budget_seconds: wall clock for the whole call, looked at after each step. state_path: written whole
     every few seconds; where it is there already, the call goes on from it as if it had never stopped.
+    overwrite: a file there that is no state, or that of another picture or other settings, is replaced, not refused.
     Raises UsageError for a kernel, budget or network that doesn't fit, ShapeError for a picture that
     is none or too small, TrainingError where the state is another's or a loss is not finite, OutputError.
     """
@@ -164,8 +168,13 @@ def adapt_network(
             net = load_pretrained(source).build()
         run = _Run(net, _prepare(net, _window(plane), scale, kernel, noise, how.seed), how)
         if state_path is not None and state_path.exists():
-            run.load(state_path, facts)
-            listener.say(f"{state_path}: goes on from step {run.step} of {how.steps}")
+            try:
+                run.load(state_path, facts)
+                listener.say(f"{state_path}: goes on from step {run.step} of {how.steps}")
+            except TrainingError:
+                if not overwrite:
+                    raise
+                listener.say(f"{state_path}: is of another adaptation; begins anew")
         until = started + budget_seconds - _EXPORT_SECONDS
         first, began, saved = run.step, time.monotonic(), time.monotonic()
         while run.step < how.steps and time.monotonic() < until:
@@ -406,7 +415,9 @@ class _Run:
 
     def load(self, path: Path, facts: dict[str, Any]) -> None:
         """Go on from `path`. Raises TrainingError where it is of another adaptation, or no state."""
-        wrong = TrainingError(f"{path}: is not the state of an adaptation, or is cut off; remove it to begin anew")
+        wrong = TrainingError(
+            f"{path}: is not the state of an adaptation, or is cut off; remove it to begin anew, or give --overwrite"
+        )
         try:
             if not zipfile.is_zipfile(path):
                 raise wrong
@@ -416,7 +427,10 @@ class _Run:
         if not (isinstance(content, dict) and {"facts", "kept", "optimizer", "share"} <= set(content)):
             raise wrong
         if moved := sorted(name for name in facts if content["facts"].get(name) != facts[name]):
-            raise TrainingError(f"{path}: was made with another {', '.join(moved)}; remove it to begin anew")
+            others = " and another ".join(_SETTINGS.get(name, name) for name in moved)
+            raise TrainingError(
+                f"{path}: was made with another {others}; give the same again, or begin anew by --overwrite"
+            )
         for name in ("net", "average", "kept"):
             getattr(self, name).load_state_dict(content[name])
         self._optimizer.load_state_dict(content["optimizer"])
