@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 from skimage import data
 
-from superfine.classical.blurs import BLURS, SCALES, blurred
+from superfine.classical.blurs import BLURS, blurred
+from superfine.classical.kernels import SCALES
 from superfine.classical.resample import resize
 from superfine.errors import ShapeError
 

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.atomic import written_whole
-from superfine.blind.estimate import KernelEstimate, estimate_kernel
+from superfine.blind.estimate import TRUSTED, KernelEstimate, estimate_kernel
 from superfine.channels import bleed, for_channels
-from superfine.classical.kernels import Reduction, check_kernel, resampler_kernel, rounding_and
+from superfine.classical.kernels import SCALES, Reduction, check_kernel, resampler_kernel, rounding_and
 from superfine.color import KINDS, full_luma, to_kind, to_unit
 from superfine.destination import check_free, check_holds, fewer_bits, made_dtype
 from superfine.engine import LEAST_SIDE, NetworkEngine, cores, open_engine
@@ -34,7 +34,6 @@ from superfine.tiles import Grid, Window, enlarge
 
 __all__ = [
     "REFINER",
-    "SCALES",
     "Adapted",
     "Adapting",
     "Consistency",
@@ -57,12 +56,8 @@ Floats = npt.NDArray[np.floating]
 Origin = Literal["found", "bicubic", "given"]
 Done = Callable[[float], None]
 
-#: The factors that kernels and networks are there for.
-SCALES: Final = (2, 3, 4)
 #: The shipped network that finishes a picture.
 REFINER: Final = "refiner-x1"
-#: A kernel that correlates less than this with the truth, as far as is known, is not used.
-LEAST_TRUST: Final = 0.9
 # Sides of pieces, in pixels of the large picture, and what lies around them, in those of the small one.
 _PIECE: Final = 1024
 _AROUND: Final = 24
@@ -165,7 +160,7 @@ class Kernel:
         if self.found is None or self.origin == "found":
             return ""
         return (
-            f"the kernel can't be told (trust {self.found.trust:.2f}, below {LEAST_TRUST:g}): bicubic is taken for it;"
+            f"the kernel can't be told (trust {self.found.trust:.2f}, below {TRUSTED:g}): bicubic is taken for it;"
             " give the right one by --kernel FILE"
         )
 
@@ -334,7 +329,7 @@ def find_kernel(pixels: Array, scale: int) -> Kernel:
     """The kernel that made a picture small, or bicubic's where that can't be told; pixels as in `adapt_pixels`."""
     found = estimate_kernel(list(_looks(pixels)), scale)
     noise = max(found.noise, _LEAST_NOISE)
-    if found.trust < LEAST_TRUST:
+    if found.trust < TRUSTED:
         return Kernel(_bicubic(scale), "bicubic", noise, found=found)
     return Kernel(found.kernel, "found", noise, _DOUBTS[found.family], found)
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from superfine.blind.kernel import gaussian_filter
+from superfine.blind.kernel import by_direction, gaussian_filter, gradient, strongest_ridges
 from superfine.classical.kernels import anisotropic_kernel, resampler_kernel, straight_motion_kernel
 from superfine.errors import ShapeError, UsageError
 
@@ -60,7 +60,6 @@ _NARROW: Final = 24
 _FLOOR: Final = 0.02
 # Edges are seen at these sigmas, and how much they fade from one to the next is a feature.
 _BLURS: Final = (0.5, 1.0, 2.0)
-_SHARES: Final = (25.0, 50.0, 75.0, 90.0, 97.0)
 _FEWEST_EDGES: Final = 8
 #: Added to a Gaussian's variance, in square pixels, and to a motion's length, so that their logarithms have an end.
 OWN_VARIANCE: Final = 0.04
@@ -297,43 +296,15 @@ def _slices() -> tuple[Floats, Floats]:
 
 def _fading(planes: Sequence[Floats]) -> Floats:
     """How edges across each direction fade from scale to scale: (16, 3 * shares + 1)."""
-    found = [_edges(plane) for plane in planes]
-    angle, ratios = (np.concatenate(part) for part in zip(*found, strict=True))
-    table = np.zeros((len(DIRECTIONS), ratios.shape[1] * len(_SHARES) + 1), np.float32)
-    whole = np.percentile(ratios, _SHARES, axis=0).T.ravel() if len(ratios) >= _FEWEST_EDGES else None
-    for row, direction in zip(table, DIRECTIONS, strict=True):
-        near = ratios[np.abs((angle - direction + 90) % 180 - 90) <= 15]
-        row[-1] = np.log1p(len(near))
-        if len(near) >= _FEWEST_EDGES:
-            row[:-1] = np.percentile(near, _SHARES, axis=0).T.ravel()
-        elif whole is not None:
-            row[:-1] = whole
-    return table
+    angles, ratios = (np.concatenate(part) for part in zip(*map(_edges, planes), strict=True))
+    return by_direction(angles, ratios, DIRECTIONS, _FEWEST_EDGES)
 
 
 def _edges(plane: Floats) -> tuple[Floats, Floats]:
     """The strongest edges of a plane: the angles of their normals (count,), and the logarithms of ratios (count, 3)."""
-    gradients = [_gradient(blurred) for blurred in (plane, *(gaussian_filter(plane, sigma) for sigma in _BLURS))]
-    down, right = gradients[2]
-    magnitudes = [np.hypot(*gradient) for gradient in gradients]
-    middle = magnitudes[2]
-    inner = middle[1:-1, 1:-1]
-    angle = np.degrees(np.arctan2(-down, right))[1:-1, 1:-1] % 180
-    octant = np.round(angle / 45).astype(int) % 4
-    # The ridge of an edge: no neighbour across is steeper.
-    ridge = np.zeros(inner.shape, bool)
-    rows, cols = inner.shape
-    for turn, (dr, dc) in enumerate(((0, 1), (-1, 1), (-1, 0), (-1, -1))):
-        ahead = middle[1 + dr : 1 + dr + rows, 1 + dc : 1 + dc + cols]
-        behind = middle[1 - dr : 1 - dr + rows, 1 - dc : 1 - dc + cols]
-        ridge |= (octant == turn) & (inner >= ahead) & (inner > behind)
-    strong = ridge & (inner > 1)
-    if strong.any():
-        strong &= inner >= np.percentile(inner[strong], 75)
+    blurred = (plane, *(gaussian_filter(plane, sigma) for sigma in _BLURS))
+    gradients = [gradient(each) for each in blurred]
+    magnitudes = [np.hypot(*each) for each in gradients]
+    angles, strong = strongest_ridges(*gradients[2], magnitudes[2], 75)
     seen = [np.log(magnitude[1:-1, 1:-1][strong] + 0.2) for magnitude in magnitudes]
-    return angle[strong], np.stack([fine - coarse for fine, coarse in pairwise(seen)], axis=1)
-
-
-def _gradient(plane: Floats) -> tuple[Floats, Floats]:
-    """Central differences down and right, of the plane's shape less a border of one."""
-    return (plane[2:, 1:-1] - plane[:-2, 1:-1]) / 2, (plane[1:-1, 2:] - plane[1:-1, :-2]) / 2
+    return angles[strong], np.stack([fine - coarse for fine, coarse in pairwise(seen)], axis=1)

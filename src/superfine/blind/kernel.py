@@ -27,9 +27,12 @@ __all__ = [
     "OWN_VARIANCE",
     "Blur",
     "blur_features",
+    "by_direction",
     "estimate_blur",
     "fit_covariance",
     "gaussian_filter",
+    "gradient",
+    "strongest_ridges",
 ]
 
 Floats = npt.NDArray[np.floating]
@@ -199,15 +202,22 @@ def _slices() -> Floats:
 
 def _fading(planes: Sequence[Floats]) -> Floats:
     """How edges across each direction fade from scale to scale: (8, 2 * shares + 1)."""
-    found = [_edges(plane) for plane in planes]
-    angle, ratios = (np.concatenate(part) for part in zip(*found, strict=True))
-    table = np.zeros((len(DIRECTIONS), ratios.shape[1] * len(_SHARES) + 1), np.float32)
-    whole = np.percentile(ratios, _SHARES, axis=0).T.ravel() if len(ratios) >= _FEWEST_EDGES else None
-    for row, direction in zip(table, DIRECTIONS, strict=True):
-        apart = np.abs((angle - direction + 90) % 180 - 90)
-        near = ratios[apart <= 15]
+    angles, ratios = (np.concatenate(part) for part in zip(*map(_edges, planes), strict=True))
+    return by_direction(angles, ratios, DIRECTIONS, _FEWEST_EDGES)
+
+
+def by_direction(angles: Floats, ratios: Floats, directions: Sequence[float], fewest: int) -> Floats:
+    """How edges fade, by direction: percentiles of `ratios` and the count, (directions, ratios * shares + 1).
+
+    angles: (edges,), of normals, in degrees; ratios: (edges, ratios). A direction with fewer than `fewest` edges
+    within 15 degrees shows what all show.
+    """
+    table = np.zeros((len(directions), ratios.shape[1] * len(_SHARES) + 1), np.float32)
+    whole = np.percentile(ratios, _SHARES, axis=0).T.ravel() if len(ratios) >= fewest else None
+    for row, direction in zip(table, directions, strict=True):
+        near = ratios[np.abs((angles - direction + 90) % 180 - 90) <= 15]
         row[-1] = np.log1p(len(near))
-        if len(near) >= _FEWEST_EDGES:
+        if len(near) >= fewest:
             row[:-1] = np.percentile(near, _SHARES, axis=0).T.ravel()
         elif whole is not None:
             row[:-1] = whole
@@ -216,30 +226,39 @@ def _fading(planes: Sequence[Floats]) -> Floats:
 
 def _edges(plane: Floats) -> tuple[Floats, Floats]:
     """The strongest edges of a plane: the angles of their normals (count,), and the logarithms of ratios (count, 2)."""
-    gradients = [_gradient(gaussian_filter(plane, sigma)) for sigma in _SCALES]
+    gradients = [gradient(gaussian_filter(plane, sigma)) for sigma in _SCALES]
     magnitudes = [np.hypot(down, right)[2:-2, 2:-2] for down, right in gradients]
     down, right = (part[2:-2, 2:-2] for part in gradients[1])
-    middle = magnitudes[1]
+    angles, strong = strongest_ridges(down, right, magnitudes[1], 80)
+    fine, middle_, coarse = (magnitude[1:-1, 1:-1][strong] for magnitude in magnitudes)
+    ratios = np.stack([np.log((fine + 0.1) / (middle_ + 0.1)), np.log((middle_ + 0.1) / (coarse + 0.1))], axis=1)
+    return angles[strong], ratios
+
+
+def strongest_ridges(
+    down: Floats, right: Floats, magnitude: Floats, percentile: float
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Angles of the gradient (down, right), in degrees, and where edges run that are steeper than `percentile` of all.
+
+    Three arrays (H, W) give two of (H - 2, W - 2): the border has no neighbours.
+    """
+    inner = magnitude[1:-1, 1:-1]
+    angles = np.degrees(np.arctan2(-down, right))[1:-1, 1:-1] % 180
+    octant = np.round(angles / 45).astype(int) % 4
     # The ridge of an edge: no neighbour across is steeper.
-    inner = middle[1:-1, 1:-1]
-    steps = {0: (0, 1), 1: (-1, 1), 2: (-1, 0), 3: (-1, -1)}
-    angle = np.degrees(np.arctan2(-down, right))[1:-1, 1:-1] % 180
-    octant = np.round(angle / 45).astype(int) % 4
     ridge = np.zeros(inner.shape, bool)
     rows, cols = inner.shape
-    for turn, (dr, dc) in steps.items():
-        ahead = middle[1 + dr : 1 + dr + rows, 1 + dc : 1 + dc + cols]
-        behind = middle[1 - dr : 1 - dr + rows, 1 - dc : 1 - dc + cols]
+    for turn, (dr, dc) in enumerate(((0, 1), (-1, 1), (-1, 0), (-1, -1))):
+        ahead = magnitude[1 + dr : 1 + dr + rows, 1 + dc : 1 + dc + cols]
+        behind = magnitude[1 - dr : 1 - dr + rows, 1 - dc : 1 - dc + cols]
         ridge |= (octant == turn) & (inner >= ahead) & (inner > behind)
     strong = ridge & (inner > 1)
     if strong.any():
-        strong &= inner >= np.percentile(inner[strong], 80)
-    fine, middle_, coarse = (magnitude[1:-1, 1:-1][strong] for magnitude in magnitudes)
-    ratios = np.stack([np.log((fine + 0.1) / (middle_ + 0.1)), np.log((middle_ + 0.1) / (coarse + 0.1))], axis=1)
-    return angle[strong], ratios
+        strong &= inner >= np.percentile(inner[strong], percentile)
+    return angles, strong
 
 
-def _gradient(plane: Floats) -> tuple[Floats, Floats]:
+def gradient(plane: Floats) -> tuple[Floats, Floats]:
     """Central differences down and right, of the plane's shape less a border of one."""
     return (plane[2:, 1:-1] - plane[:-2, 1:-1]) / 2, (plane[1:-1, 2:] - plane[1:-1, :-2]) / 2
 

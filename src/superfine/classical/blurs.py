@@ -21,14 +21,12 @@ from superfine.classical.kernels import (
     weighted_at_random,
 )
 
-__all__ = ["BLURS", "SCALES", "SEED", "SIGMAS", "Blur", "blurred"]
+__all__ = ["BLURS", "SEED", "SIGMAS", "Blur", "blurred"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
 SEED: Final = 1
-#: The factors for which the blurs are laid down.
-SCALES: Final = (2, 3, 4)
 
 _CENTRED: Final = "direct subsampling centred on (s-1)/2"
 
@@ -134,7 +132,7 @@ class Blur:
     def kernel(self, scale: int, place: int, number: int) -> Floats:
         """The kernel (n, n), float64, of one small picture; the same whenever it is asked for.
 
-        scale: of `SCALES`; place: of the large picture in its folder, from 0; number: 0 to `each` - 1.
+        scale: of `kernels.SCALES`; place: of the large picture in its folder, from 0; number: 0 to `each` - 1.
         """
         return self.drawn(scale, number, np.random.default_rng((SEED, place, number)))
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyvips
 from numpy.lib.stride_tricks import sliding_window_view
 
+from superfine.classical.kernels import anisotropic_kernel, fast_length
 from superfine.classical.resample import Taps, matlab_resize, resize, resize_axis
 from superfine.color import to_kind, to_unit
 from superfine.errors import ShapeError, UsageError
@@ -26,7 +27,6 @@ __all__ = [
     "area_resize",
     "blur",
     "degrade",
-    "fast_length",
     "gaussian_kernel",
     "gaussian_noise",
     "jpeg",
@@ -158,12 +158,7 @@ def gaussian_kernel(sigma_x: float, sigma_y: float, angle: float) -> Floats:
     angle: degrees by which the x axis is turned, counter-clockwise as seen.
     """
     radius = int(np.ceil(4 * max(sigma_x, sigma_y)))
-    down, right = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
-    along, across = cosine * right - sine * down, sine * right + cosine * down
-    weight = np.exp(-0.5 * ((along / sigma_x) ** 2 + (across / sigma_y) ** 2))
-    kernel: Floats = (weight / weight.sum()).astype(np.float32)
-    return kernel
+    return anisotropic_kernel(2 * radius + 1, 1, (sigma_x**2, sigma_y**2), angle).astype(np.float32)
 
 
 def motion_kernel(length: float, angle: float) -> Floats:
@@ -299,11 +294,6 @@ def _resample(pixels: Floats, size: tuple[int, int], kind: str) -> Floats:
     if kind == "matlab":
         return to_unit(matlab_resize(to_kind(pixels, np.dtype(np.uint8)).astype(np.uint8, copy=False), size))
     return resize(pixels, size, kind)
-
-
-def fast_length(length: int) -> int:
-    """The next length without a prime factor above five; others can cost an FFT thrice the time."""
-    return next(size for size in range(length, 2 * length + 1) if 30 ** size.bit_length() % size == 0)
 
 
 def _within(value: object, low: float, high: float) -> bool:

@@ -14,15 +14,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from superfine.classical.degrade import fast_length
 from superfine.errors import ShapeError, UsageError
 
 __all__ = [
+    "SCALES",
     "DrawnKernel",
     "Kernels",
     "Reduction",
     "anisotropic_kernel",
     "check_kernel",
+    "fast_length",
     "kernel_correlation",
     "middle",
     "resampler_kernel",
@@ -33,6 +34,8 @@ __all__ = [
 
 Floats = npt.NDArray[np.floating]
 
+#: The factors that blurred pictures are made small by, judged at and enlarged by.
+SCALES: Final = (2, 3, 4)
 #: The largest side of a kernel, in large pixels.
 LARGEST: Final = 63
 # How much a kernel's sum may miss one.
@@ -52,6 +55,11 @@ _POWER_TURNS: Final = 20
 _ABOVE: Final = 1.1
 # Small pixels of mirror beyond the border, before a period ends; the outer half fades to the mean.
 _MARGIN: Final = 16
+
+
+def fast_length(length: int) -> int:
+    """The next length without a prime factor above five; others can cost an FFT thrice the time."""
+    return next(size for size in range(length, 2 * length + 1) if 30 ** size.bit_length() % size == 0)
 
 
 def check_kernel(kernel: Floats, name: str = "kernel") -> Floats:

@@ -137,7 +137,8 @@ class _Restoring:
     name: str
 
     def __init__(self, scale: int) -> None:
-        from superfine.adapt import REFINER, SCALES, open_refiner
+        from superfine.adapt import REFINER, open_refiner
+        from superfine.classical.kernels import SCALES
 
         if scale not in SCALES:
             raise ModelError(

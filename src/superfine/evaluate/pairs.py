@@ -15,8 +15,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from superfine.classical.blurs import BLURS, SCALES, Blur, blurred
+from superfine.classical.blurs import BLURS, Blur, blurred
 from superfine.classical.degrade import Degradation, degrade
+from superfine.classical.kernels import SCALES
 from superfine.classical.resample import matlab_resize
 from superfine.color import to_kind, to_unit
 from superfine.errors import ShapeError, SourceError, UsageError
