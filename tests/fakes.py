@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from superfine.engine import still
 from superfine.models import Card, Model, card_to_text
 from superfine.tiles import Grid, Window, enlarge
 
@@ -35,9 +36,17 @@ def blur_then_enlarge(pixels: Array, scale: int, radius: int, multiple_of: int =
     return large * scale**2 + tiled
 
 
+def weighed(clip: Array) -> Array:
+    """(frames, h, w, c) -> (h, w, c): each frame times its place, from 1."""
+    return np.tensordot(np.arange(1, len(clip) + 1), clip.astype(np.int64), axes=1)
+
+
 @dataclass
 class FakeEngine:
-    """`blur_then_enlarge` with facts; out of memory at the calls `fail_at`, or above `max_pixels`."""
+    """`blur_then_enlarge` with facts, of the first frame plus twice the second plus thrice the third and so on.
+
+    Out of memory at the calls `fail_at`, or above `max_pixels`.
+    """
 
     scale: int = 2
     halo: int = 2
@@ -48,16 +57,18 @@ class FakeEngine:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
     def __call__(self, pixels: Array) -> Array:
-        _, rows, cols, _ = pixels.shape
+        frames, rows, cols, _ = pixels.shape
+        assert frames == self.frames
         assert rows % self.multiple_of == 0, "off the grid"
         assert cols % self.multiple_of == 0, "off the grid"
         self.shapes.append(pixels.shape)
         if len(self.shapes) in self.fail_at or rows * cols > self.max_pixels:
             raise MemoryError("on command")
-        return blur_then_enlarge(pixels[0], self.scale, self.halo, self.multiple_of)
+        return blur_then_enlarge(weighed(pixels), self.scale, self.halo, self.multiple_of)
 
     def whole(self, pixels: Array) -> Array:
-        """The answer for a picture of any size: grown to the grid, computed at once, cut."""
+        """The answer for a picture or clip of any size: grown to the grid, computed at once, cut."""
+        pixels = weighed(pixels if pixels.ndim == 4 else still(pixels, self.frames))
         rows, cols = pixels.shape[:2]
         past = [(0, -rows % self.multiple_of), (0, -cols % self.multiple_of), (0, 0)]
         large = blur_then_enlarge(np.pad(pixels, past, mode="edge"), self.scale, self.halo, self.multiple_of)
@@ -73,13 +84,17 @@ def tiled(
     least: int = 1,
     done: Callable[[int], None] = lambda pixels: None,
 ) -> Array:
-    """The picture by `enlarge`, read in bands of `band` rows, no outer side of a tile shorter than `least`."""
-    step = band or len(pixels)
-    bands = (pixels[top : top + step] for top in range(0, len(pixels), step))
+    """The picture or clip by `enlarge`, read in bands of `band` rows, no outer side of a tile shorter than `least`."""
+    height = pixels.shape[-3]
+    step = band or height
+    bands = (pixels[..., top : top + step, :, :] for top in range(0, height, step))
     grid = Grid(engine.scale, engine.halo, engine.multiple_of, least)  # type: ignore[attr-defined]
-    rows, cols, channels = pixels.shape
-    source = Window((rows, cols, channels), pixels.dtype, bands)
-    return np.concatenate(list(enlarge(source, grid, tile, lambda piece: engine(piece[None]), done=done)))  # type: ignore[operator]
+    source = Window(pixels.shape, pixels.dtype, bands)
+
+    def compute(piece: Array) -> Array:
+        return engine(piece if piece.ndim == 4 else still(piece, engine.frames))  # type: ignore[operator, attr-defined]
+
+    return np.concatenate(list(enlarge(source, grid, tile, compute, done=done)))
 
 
 def onnx_network(
@@ -116,11 +131,14 @@ def model_of(
     weights: dict[str, Array],
     *,
     scale: int = 2,
+    frames: int = 1,
     fp32_end: bool = False,
     **sides: Any,
 ) -> Model:
     """A network by hand with its card, as a model."""
-    card = Card(name="by-hand", scale=scale, halo=2, fp32_end=fp32_end)
+    card = Card(name="by-hand", scale=scale, halo=2, frames=frames, fp32_end=fp32_end)
+    if frames > 1:
+        sides.setdefault("inputs", {"x": (1, 3 * frames, "h", "w")})
     return Model(card, onnx_network(nodes, weights, card=card, **sides), "by-hand.onnx")
 
 
@@ -135,3 +153,27 @@ def painter(name: str, scale: int, level: float, *, bytes_per_pixel: int = 1000)
     ]
     weights = {"nothing": np.zeros(1, np.float32), "level": np.full(1, level, np.float32)}
     return Model(card, onnx_network(nodes, weights, card=card), f"{card.name}.onnx")
+
+
+def clip_network(frames: int = 3, scale: int = 2, *, name: str = "by-hand", fp32_end: bool = True) -> Model:
+    """A network of several frames: their mean, weighed by 1, 2, 3 and so on, then every pixel scale x scale times."""
+    card = Card(name=name, scale=scale, halo=0, frames=frames, fp32_end=fp32_end)
+    mean = np.kron(frame_shares(frames).astype(np.float32), np.eye(3, dtype=np.float32))  # (3, 3*frames)
+    nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("Conv", ["x", "mean"], "parts", {}),
+        ("DepthToSpace", ["parts"], "y", {"blocksize": scale, "mode": "CRD"}),
+    ]
+    weights = {"mean": mean.repeat(scale**2, axis=0)[:, :, None, None]}
+    content = onnx_network(nodes, weights, card=card, inputs={"x": (1, 3 * frames, "h", "w")})
+    return Model(card, content, f"{name}.onnx")
+
+
+def clip_network_truth(clip: Array, scale: int = 2) -> npt.NDArray[np.float64]:
+    """What `clip_network` makes of (frames, h, w, 3), in float64 levels, not rounded."""
+    mean = np.tensordot(frame_shares(len(clip)), clip.astype(np.float64), axes=1)
+    return mean.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def frame_shares(frames: int) -> npt.NDArray[np.float64]:
+    """1, 2, 3 and so on, divided by their sum."""
+    return np.arange(1, frames + 1) / (frames * (frames + 1) / 2)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fakes import tiled
+from fakes import clip_network, clip_network_truth, tiled
 from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import resize
-from superfine.engine import ClassicalEngine, load_model
+from superfine.engine import ClassicalEngine, load_model, open_engine
 
 KINDS = [np.uint8, np.uint16, np.float32]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -134,6 +134,36 @@ def test_bleed_has_nothing_to_do():
     colour = picture((5, 6), 3, np.uint8)
     for level in (0, 255):
         np.testing.assert_array_equal(bleed(colour, np.full((5, 6, 1), level, np.uint8)), colour)
+
+
+@each_kind
+@pytest.mark.parametrize("frames", [1, 3, 5])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_clips_of_any_channels(channels, frames, kind):
+    """Colours are the weighed mean of all frames, transparent ones filled in each; alpha is that of the middle one."""
+    engine = open_engine(clip_network(frames), "openvino", "fp32")
+    clip = np.stack([picture((23, 31), channels, kind, seed) for seed in range(frames)])
+    if channels in (2, 4):  # another alpha in every frame
+        clip[..., -1] = np.stack([np.roll(frame[..., -1], 3 * place, 1) for place, frame in enumerate(clip)])
+    large = for_channels(engine, channels)(clip)
+    assert (large.dtype, large.shape) == (kind, (46, 62, channels))
+    alpha = channels in (2, 4)
+    filled = np.stack([bleed(frame[..., :-1], frame[..., -1:]) for frame in clip]) if alpha else clip
+    colours = large[..., :-1] if alpha else large
+    assert np.abs(colours - clip_network_truth(filled)).max() <= (1e-6 if kind == np.float32 else 0.51)
+    if alpha:
+        wanted = np.clip(resize(clip[frames // 2, ..., -1].astype(np.float64), (46, 62)), 0, white(kind))
+        assert np.abs(large[..., -1] - wanted).max() <= (1e-6 if kind == np.float32 else 0.51)
+
+
+@each_kind
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_tiled_clips_equal_the_whole(channels, kind):
+    wrapped = for_channels(open_engine(clip_network(3), "openvino", "fp32"), channels)
+    assert wrapped.frames == 3
+    for size, tile in [((1, 1), 16), ((1, 40), 16), ((61, 83), 16), ((61, 83), 29)]:
+        clip = np.stack([picture(size, channels, kind, seed) for seed in range(3)])
+        np.testing.assert_array_equal(tiled(clip, wrapped, tile), wrapped(clip), f"{size}, tile {tile}")
 
 
 def test_facts_are_handed_on():

@@ -1,8 +1,10 @@
 """Bursts of files: what survives, what is said, what is refused."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import tifffile
@@ -12,8 +14,10 @@ from scipy import ndimage
 from skimage import data
 from typer.testing import CliRunner
 
+from clips import add_video, encode, rgb_frame
 from pictures import seen
-from superfine.burst import Shooting, burst_path
+from superfine import burst as bursts
+from superfine.burst import Shooting, burst_clip, burst_path
 from superfine.cli_burst import burst
 from superfine.errors import NoMatchError, OutputError, ShapeError, SourceError, UsageError
 from superfine.upscale import upscale
@@ -208,3 +212,133 @@ def test_stopping_leaves_nothing_behind(tmp_path, taken, monkeypatch):
     done = run(app, ["burst", *map(str, taken), "-o", str(tmp_path / "out.png")])
     assert done.exit_code == 130
     assert "nothing was written" in done.stderr
+
+
+# ---- a stretch of a video
+
+
+def moved(number):
+    """Frames of the scene, each moved by a known fraction; number 3 lies on it."""
+    down, across = 0.37 * (number - 3), -0.61 * (number - 3)
+    shifted = ndimage.shift(SCENE, (2 * down, 2 * across), order=5, mode="mirror")
+    small = shifted.reshape(64, 2, 64, 2).mean(axis=(1, 3)) + np.random.default_rng(number).normal(0, 2, (64, 64))
+    return np.repeat(np.rint(small).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def write_video(path, frames, rotation=0, pixel_format="bgr0", codec="ffv1"):
+    """Ten frames a second, each level as it is."""
+    with av.open(str(path), "w") as container:
+        options = {"crf": "0"} if codec != "ffv1" else {}
+        stream = add_video(
+            container, codec, size=frames[0].shape[:2], pixel_format=pixel_format, rate=10, options=options
+        )
+        if rotation:
+            stream.set_display_rotation(rotation)
+        encode(container, stream, (rgb_frame(frame).reformat(format=pixel_format) for frame in frames))
+    return path
+
+
+@pytest.fixture
+def video(tmp_path):
+    others = [np.full((64, 64, 3), 20 + number, np.uint8) for number in range(3)]
+    return write_video(tmp_path / "clip.mkv", [*(moved(number) for number in range(7)), *others])
+
+
+def test_a_stretch_of_a_video_is_a_burst(video, tmp_path):
+    output = tmp_path / "out.png"
+    done = run(app, ["burst", str(video), "-o", str(output), "--start", "0", "--end", "0.7", "--model", "bicubic"])
+    assert done.exit_code == 0, done.output
+    assert "7 of 7 frames" in done.stdout
+    assert f"{video} at 0:00.300 and 6 more -> {output}" in done.stdout
+    made = seen(output)
+    assert made.shape == (128, 128, 3)
+    single = upscale(moved(3), 2, model="bicubic")
+    assert error(made[..., 1]) < 0.7 * error(single[..., 1])
+
+
+def test_the_moment_that_is_asked_for(video, tmp_path):
+    line = ["burst", str(video), "-o", str(tmp_path / "out.png"), "--end", "0.65", "--at", "0:0.19", "-m", "bicubic"]
+    facts = json.loads(run(app, [*line, "--json"]).stdout)
+    assert (facts["reference"], facts["given"]) == (f"{video} at 0:00.100", 7)
+    assert facts["used"][0] == facts["reference"]
+    # It lies on frame 1: moved there from the scene by (-1.48, 2.44) pixels of the large picture.
+    wanted = ndimage.shift(SCENE, (-1.48, 2.44), order=5, mode="mirror")
+    made = seen(tmp_path / "out.png")[..., 1]
+    there = np.sqrt(np.mean((made[8:-8, 8:-8] - wanted[8:-8, 8:-8]) ** 2))
+    assert there < 0.5 * error(made)
+
+
+def test_a_turned_video_is_seen_upright(tmp_path):
+    frames = [np.ascontiguousarray(np.rot90(moved(number), -1)) for number in range(5)]
+    video = write_video(tmp_path / "clip.mp4", frames, rotation=90, pixel_format="rgb24", codec="libx264rgb")
+    burst_clip(video, tmp_path / "out.png", at=Fraction(3, 10), shooting=PLAIN)
+    assert error(seen(tmp_path / "out.png")[..., 1]) < error(upscale(moved(3), 2, model="bicubic")[..., 1])
+
+
+@pytest.mark.parametrize("ending", ["tif", "jpg", "webp", "avif"])
+def test_every_format_takes_frames_of_videos(video, tmp_path, ending):
+    burst_clip(video, tmp_path / f"out.{ending}", start=Fraction(3, 10), end=Fraction(5, 10), shooting=PLAIN)
+    with Image.open(tmp_path / f"out.{ending}") as made:
+        assert made.size == (128, 128)
+        assert error(np.asarray(made.convert("RGB"))[..., 1]) < 13
+
+
+def test_depth_of_numbered_frames_is_kept(tmp_path):
+    for number in range(4):
+        Image.fromarray(moved(number)[..., 1].astype(np.uint16) * 257).save(tmp_path / f"in{number}.png")
+    fused = burst_clip(tmp_path / "in%d.png", tmp_path / "out.png", shooting=PLAIN)
+    made = seen(tmp_path / "out.png")
+    assert made.dtype == np.uint16
+    assert (fused.size, fused.given) == ((128, 128), 4)
+    assert str(fused.reference).endswith("in%d.png at 0:00.040")
+
+
+def test_frames_that_show_something_else_are_left_out(tmp_path):
+    frames = [moved(0), moved(1), np.repeat(data.camera()[300:364, 20:84, None], 3, axis=2), moved(3), moved(4)]
+    video = write_video(tmp_path / "clip.mkv", frames)
+    fused = burst_clip(video, tmp_path / "out.png", shooting=PLAIN)
+    assert f"{video} at 0:00.200" not in fused.used
+    assert len(fused.used) == 4
+
+
+def test_stretches_that_are_too_long_or_hold_nothing(video, tmp_path, monkeypatch):
+    output = tmp_path / "out.png"
+    monkeypatch.setattr(bursts, "MOST_FRAMES", 4)
+    with pytest.raises(UsageError) as caught:
+        burst_clip(video, output, start=Fraction(1, 10))
+    assert str(caught.value) == (
+        f"{video}: 9 frames are more than the 4 of this size that a burst takes; give --end 0:00.450, or less"
+    )
+    assert burst_clip(video, output, start=Fraction(1, 10), end=Fraction("0.450"), shooting=PLAIN).given == 4
+    output.unlink()
+    monkeypatch.setattr(bursts, "MOST_FRAMES", 60)
+    monkeypatch.setattr(bursts, "_MOST_BYTES", 3 * 64 * 64 * 3)
+    with pytest.raises(UsageError, match="10 frames are more than the 3 of this size"):
+        burst_clip(video, output)
+    with pytest.raises(UsageError, match=r"no frames in that stretch; they are shown from 0:00\.000 to 0:00\.900"):
+        burst_clip(video, output, start=Fraction(5))
+    monkeypatch.undo()
+    for moment in (Fraction(5, 100), Fraction(9, 10), Fraction(3)):
+        with pytest.raises(UsageError, match="no frame of the stretch is shown at"):
+            burst_clip(video, output, start=Fraction(1, 10), end=Fraction(7, 10), at=moment)
+    assert not output.exists()
+
+
+def test_what_is_no_burst_of_a_video(video, tmp_path, taken):
+    output = str(tmp_path / "out.png")
+
+    def said(*words):
+        with pytest.raises((UsageError, SourceError, OutputError)) as caught:
+            run(app, ["burst", *map(str, words), "-o", output], catch_exceptions=False)
+        return str(caught.value)
+
+    assert said(taken[0], video) == f"{video}: is a video or animation; give it alone, with --start and --end"
+    assert "--start, --end and --at are for a video" in said(*taken, "--at", "1")
+    assert "--at 'noon' is no time" in said(video, "--at", "noon")
+    assert "--white is for float TIFF" in said(video, "--white", "2")
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    assert "broken.mp4: isn't a video" in said(tmp_path / "broken.mp4")
+    clear = write_video(tmp_path / "clear.mkv", [moved(0), moved(1)], pixel_format="bgra")
+    assert "clear.mkv: has alpha" in said(clear)
+    with pytest.raises(OutputError, match="the output is the source itself"):
+        burst_clip(write_video(tmp_path / "a.mkv", [moved(0)]).rename(tmp_path / "a.png"), tmp_path / "a.png")

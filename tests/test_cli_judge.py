@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from superfine.cli import app, main
+from superfine.cli_judge import seconds_of
 from superfine.errors import OutputError, SourceError, UsageError
 from superfine.evaluate.evaluation import Evaluation
 
@@ -98,6 +100,61 @@ def test_a_model_that_nothing_guards_is_named(photos, tmp_path):
         run(app, [*arguments, "fast"], catch_exceptions=False)
 
 
+@pytest.fixture
+def frames(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(6):
+        Image.fromarray(data.astronaut()[60 + number : 108 + number, 180:260]).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_folder_of_frames_as_a_clip(frames, tmp_path):
+    out, report = tmp_path / "r.jsonl", tmp_path / "r.html"
+    arguments = ["evaluate", str(frames), "--models", "fast", "--out", str(out), "--report", str(report)]
+    assert run(app, [*arguments, "--as-clip"]).exit_code == 0
+    rows = {row.model: row for row in Evaluation.load(out).rows}
+    assert (rows["fast-x2"].unit, rows["fast-x2"].pictures) == ("frame", 6)
+    assert 0 < rows["bicubic"].excess_flicker < rows["nearest"].excess_flicker
+    text = report.read_text(encoding="utf-8")
+    for words in ("Flicker of Y in grey levels", "6 frames", "frame by frame", "<dt>Frames</dt><dd>6</dd>"):
+        assert words in text
+    done = run(app, arguments)
+    assert (done.exit_code, "Flicker" in done.stdout) == (0, False)
+    assert {row.unit for row in Evaluation.load(out).rows} == {"picture"}
+
+
+def test_a_stretch_of_a_clip(frames):
+    pattern = str(frames / "%d.png")
+    done = run(app, ["evaluate", pattern, "--models", "bicubic", "--start", "0:00.04", "--end", "0.2", "--every", "3"])
+    assert done.exit_code == 0
+    assert "Y601-limited, crop 2, matlab-bicubic, frames 1-4 by 3" in done.stdout
+    assert "lower is steadier: all of it (the true clip has" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("12", 12),
+        ("12.5", Fraction(25, 2)),
+        ("1:02.25", Fraction(249, 4)),
+        ("1:00:01", 3601),
+        ("0:0.04", Fraction(1, 25)),
+    ],
+)
+def test_times_as_people_write_them(text, seconds):
+    assert seconds_of(text, "--start") == seconds
+    assert seconds_of(None, "--start") is None
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1:2:3:4", "1:", "abc", "1,5", "inf", "1e3"])
+def test_what_is_no_time(text):
+    with pytest.raises(
+        UsageError, match=re.escape(f"--end {text!r} is no time; write seconds, or minutes and seconds")
+    ):
+        seconds_of(text, "--end")
+
+
 def test_names_that_no_encoding_knows(photos, tmp_path):
     (photos / "a.png").rename(os.fsdecode(os.fsencode(photos) + b"/gr\xfc\x1b.png"))
     out, report = tmp_path / "r.jsonl", tmp_path / "r.html"
@@ -135,6 +192,10 @@ def test_what_cannot_be_written_or_judged_is_said_first(photos, arguments, words
         (["--lr", "motion", "--scale", "8"], UsageError, "--lr motion is laid down for the scales 2, 3, 4, not 8"),
         (["--baseline", "nowhere.jsonl"], SourceError, "nowhere.jsonl: can't be read"),
         (["--distances", "beauty"], UsageError, "no distance 'beauty'"),
+        (["--every", "2"], UsageError, "choose frames of a clip, and there is none"),
+        (["--as-clip", "--every", "0"], UsageError, "--every 0 is under 1"),
+        (["--as-clip", "--start", "soon"], UsageError, "--start 'soon' is no time"),
+        (["--as-clip", "--lr", "degraded"], UsageError, "which codes them too; leave --lr degraded out"),
     ],
 )
 def test_wrong_wishes_stop_before_the_work(photos, arguments, error, words):
@@ -180,6 +241,52 @@ def test_a_comparison_with_the_original(photos, tmp_path):
     assert [json.loads(line)["psnr_y"] > 15 for line in lines] == [True, True]
     with pytest.raises(UsageError, match="is 90 x 70, the results are 180 x 140"):
         run(app, ["compare", str(photos / "a.png"), "--reference", str(photos / "a.png")], catch_exceptions=False)
+
+
+def test_a_comparison_of_a_video_is_a_video(frames, tmp_path):
+    output = tmp_path / "both.mp4"
+    arguments = ["compare", str(frames / "%d.png"), "--models", "nearest,fast", "-o", str(output), "--end", "0.1"]
+    done = run(app, arguments)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{output}: nearest, fast-x2; 2 in a row"
+    assert lines[1].endswith(", 3 frames")
+    assert re.fullmatch(r"  nearest: \d+ ms a frame", lines[2])
+    with pytest.raises(OutputError, match=r"both\.mp4: exists already; replace it with --overwrite"):
+        run(app, arguments, catch_exceptions=False)
+    again = run(app, [*arguments, "--overwrite", "--json"])
+    facts = json.loads(again.stdout)
+    assert (facts["frames"], [method["name"] for method in facts["methods"]]) == (3, ["nearest", "fast-x2"])
+    beside = run(app, ["compare", str(frames), "--models", "nearest,bilinear", "--end", "0.05"])
+    assert beside.exit_code == 0
+    assert (tmp_path / "frames_x2_compared.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "page.html"], "page.html: a video is compared in a video; give -o a name that ends in .mp4 or .mkv"),
+        (["--reference", "a.png"], "a.png: --reference is for pictures; superfine evaluate measures on videos"),
+        (["--start", "soon"], "--start 'soon' is no time"),
+        (["--models", "nearest"], "one method has nothing to stand beside"),
+    ],
+)
+def test_wishes_that_no_video_fulfils(frames, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        run(app, ["compare", str(frames), *arguments], catch_exceptions=False)
+
+
+def test_an_animation_is_a_picture_unless_its_output_plays(frames, tmp_path):
+    pictures = [Image.open(path) for path in sorted(frames.iterdir())]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=100)
+    arguments = ["compare", str(tmp_path / "a.gif"), "--models", "nearest,bilinear"]
+    assert run(app, arguments).exit_code == 0
+    assert (tmp_path / "a_x2_compared.html").exists()
+    done = run(app, [*arguments, "-o", str(tmp_path / "both.mp4")])
+    assert (done.exit_code, "6 frames" in done.stdout) == (0, True)
+    with pytest.raises(UsageError, match=r"a\.gif: is no video, which --start and --end are for"):
+        run(app, [*arguments, "--start", "0.2"], catch_exceptions=False)
 
 
 def test_inspect_says_what_a_picture_is(photos):

@@ -1,6 +1,8 @@
 """Networks on their engines: in pieces as whole, to the bit; never NaN; a wish is met or refused."""
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +10,9 @@ import pytest
 from scipy.signal import correlate
 
 import superfine.engine
-from fakes import model_of, tiled
+from fakes import clip_network, clip_network_truth, model_of, tiled
 from superfine.classical.resample import resize
-from superfine.engine import LEAST_SIDE, ClassicalEngine, cpu_features, engine_state, load_model, open_engine
+from superfine.engine import LEAST_SIDE, ClassicalEngine, cpu_features, engine_state, load_model, open_engine, still
 from superfine.errors import EngineError, MissingExtraError, ModelError, ShapeError, UsageError
 from superfine.models import CLASSICAL, MATLAB, list_models
 
@@ -122,6 +124,45 @@ def test_tiled_equals_whole_at_the_tile_of_the_card(model, run):
 def test_threads_change_nothing(model):
     pixels = picture((97, 101), np.uint8)[None]
     np.testing.assert_array_equal(open_engine(model, threads=1)(pixels), open_engine(model, threads=2)(pixels))
+
+
+@each_run
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_calls_at_once_change_nothing(run, streams):
+    """Forty pictures of one shape and twelve of others by four threads: each gets what it gets alone."""
+    draw = np.random.default_rng(0)
+    sizes = [*[(61, 83)] * 40, *[(int(draw.integers(1, 70)), 40) for _ in range(12)]]
+    pictures = [picture(size, np.uint8, seed)[None] for seed, size in enumerate(sizes)]
+    model = next(model for model in MODELS if model.card.name == "fast-x2")
+    alone, engine = open_engine(model, *run, threads=1), open_engine(model, *run, streams=streams)
+    with ThreadPoolExecutor(4) as pool:
+        for pixels, large in zip(pictures, pool.map(engine, pictures), strict=True):
+            np.testing.assert_array_equal(large, alone(pixels))
+
+
+def test_streams_work_at_the_same_time(monkeypatch):
+    """The second call ends while the first one is held up."""
+    engine = open_engine(model_of(SHUFFLE, {}, fp32_end=True), streams=2)
+    held, infer = threading.Event(), engine._infer_by
+    pixels = {rows: picture((rows, 6), np.uint8)[None] for rows in (5, 7)}
+
+    def infer_by(request, given):
+        assert given.shape[1] == 7 or held.wait(60), "the other call waited"
+        return infer(request, given)
+
+    monkeypatch.setattr(engine, "_infer_by", infer_by)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine, pixels[5])
+        assert pool.submit(engine, pixels[7]).result(30).shape == (14, 12, 3)
+        held.set()
+        assert first.result(30).shape == (10, 12, 3)
+
+
+def test_a_failed_call_leaves_its_stream_free():
+    engine = open_engine(model_of(SHUFFLE, {}, scale=3, fp32_end=True))
+    for _ in range(3):
+        with pytest.raises(ModelError, match="not the x3"):
+            engine(picture((5, 6), np.uint8)[None])
 
 
 @each_run
@@ -243,6 +284,270 @@ def test_a_foreign_network_is_computed_as_written(run, kind):
     difference = np.abs(open_engine(model, *run)(pixels[None]) - wanted).max()
     assert difference <= {np.uint8: 0.5 + 255 * 0.02, np.uint16: 0.6, np.float32: 1e-5}[kind]
     assert 0.1 < wanted.mean() / white < 0.9, "a test that can't fail"
+
+
+def shares(height):
+    """1x1 kernels, (height, 3): each output is a channel of its own share."""
+    return np.float32([[(1 + row) / 40 * (row % 3 == channel) for channel in range(3)] for row in range(height)])
+
+
+BASE = ("Conv", ["x", "base"], "many", {})
+FEW = ("Conv", ["x", "few"], "luma", {})
+SHUFFLED = ("DepthToSpace", ["sum"], "y", {"blocksize": 2, "mode": "CRD"})
+REPEATING = {
+    "luma to three channels": [
+        BASE,
+        FEW,
+        ("Concat", ["luma"] * 3, "thrice", {"axis": 1}),
+        ("Add", ["many", "thrice"], "sum", {}),
+    ],
+    "the other way round": [
+        BASE,
+        FEW,
+        ("Concat", ["luma"] * 3, "thrice", {"axis": 1}),
+        ("Add", ["thrice", "many"], "sum", {}),
+    ],
+    "with another among them": [
+        BASE,
+        FEW,
+        ("Neg", ["luma"], "less", {}),
+        ("Concat", ["luma", "less", "luma"], "thrice", {"axis": 1}),
+        ("Add", ["many", "thrice"], "sum", {}),
+    ],
+    "read twice": [
+        BASE,
+        FEW,
+        ("Concat", ["luma"] * 3, "thrice", {"axis": 1}),
+        ("Add", ["many", "thrice"], "one", {}),
+        ("Add", ["one", "thrice"], "sum", {}),
+    ],
+    "to its own": [FEW, ("Concat", ["luma"] * 3, "thrice", {"axis": 1}), ("Add", ["thrice", "thrice"], "sum", {})],
+    "to one number": [FEW, ("Concat", ["luma"] * 3, "thrice", {"axis": 1}), ("Add", ["thrice", "number"], "sum", {})],
+    "to a column of numbers": [
+        FEW,
+        ("Concat", ["luma"] * 3, "thrice", {"axis": 1}),
+        ("Add", ["thrice", "column"], "sum", {}),
+    ],
+}
+
+
+@each_run
+@pytest.mark.parametrize("nodes", REPEATING.values(), ids=REPEATING)
+def test_planes_that_are_repeated_and_added(nodes, run):
+    """However a graph adds what it repeats, in float64 by NumPy: the engine takes shorter ways for some."""
+    weights = {
+        "base": shares(12)[:, :, None, None],
+        "few": shares(4)[:, :, None, None] / 2,
+        "number": np.float32([0.25]),
+        "column": (np.arange(12, dtype=np.float32) / 20)[:, None, None],
+    }
+    used = {name for _, inputs, _, _ in nodes for name in inputs}
+    known = {name: value.astype(np.float64) for name, value in weights.items() if name in used}
+    model = model_of([*nodes, SHUFFLED], {name: weights[name] for name in known}, fp32_end=True)
+    engine = open_engine(model, *run)
+    for size in [(1, 1), (1, 5), (5, 1), (7, 9)]:
+        pixels = picture(size, np.float32)
+        values = {"x": pixels.transpose(2, 0, 1).astype(np.float64), **known}
+        for kind, inputs, output, _ in nodes:
+            given = [values[name] for name in inputs]
+            values[output] = {
+                "Conv": lambda x, kernel=None: np.tensordot(kernel[:, :, 0, 0], x, axes=1),
+                "Concat": lambda *parts: np.concatenate(parts),
+                "Add": np.add,
+                "Neg": lambda x: -x,
+            }[kind](*given)
+        wanted = values["sum"].reshape(3, 2, 2, *size).transpose(3, 1, 4, 2, 0).reshape(2 * size[0], 2 * size[1], 3)
+        exact = run[1] == "fp32"
+        assert np.abs(engine(pixels[None]) - wanted.clip(0, 1)).max() <= (1e-6 if exact else 0.01)
+        levels = engine(np.rint(255 * pixels).astype(np.uint8)[None])
+        assert np.abs(levels - 255 * wanted.clip(0, 1)).max() <= (1.6 if exact else 4)
+
+
+# ---- several frames
+
+
+def clip_of(frames, size, kind, channels=3):
+    return np.stack([picture(size, kind, seed, channels) for seed in range(frames)])
+
+
+@each_kind
+@each_run
+@pytest.mark.parametrize("frames", [1, 3, 5])
+@pytest.mark.parametrize("fp32_end", [True, False])
+def test_frames_are_weighed_in_the_order_of_time(run, kind, frames, fp32_end):
+    """Against float64: one convolution weighs red, green and blue of each frame, another weight for each frame."""
+    engine = open_engine(clip_network(frames, 3, fp32_end=fp32_end), *run)
+    assert (engine.frames, engine.scale) == (frames, 3)
+    clip = clip_of(frames, (19, 23), kind)
+    large, wanted = engine(clip), clip_network_truth(clip, 3)
+    assert (large.dtype, large.shape) == (kind, (57, 69, 3))
+    white = 1 if kind == np.float32 else np.iinfo(kind).max
+    exact = run[1] == "fp32" or (not fp32_end and kind != np.uint8)
+    rounding = 0 if kind == np.float32 else 0.5
+    assert np.abs(large - wanted).max() <= rounding + white * (1e-6 if exact else 0.01)
+
+
+def moving_network(frames, *, fp32_end=True):
+    """Two 3x3 convolutions over all frames, with weights that one can't take for one another."""
+    draw = np.random.default_rng(frames)
+    first, second = draw.normal(0, 0.2, (8, 3 * frames, 3, 3)), draw.normal(0, 0.2, (12, 8, 3, 3))
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        ("Conv", ["x", "a"], "p", pads),
+        ("Relu", ["p"], "q", {}),
+        ("Conv", ["q", "b", "c"], "r", pads),
+        ("DepthToSpace", ["r"], "y", {"blocksize": 2, "mode": "CRD"}),
+    ]
+    weights = {"a": first.astype(np.float32), "b": second.astype(np.float32), "c": np.full(12, 0.4, np.float32)}
+    return model_of(nodes, weights, frames=frames, fp32_end=fp32_end), weights
+
+
+@each_kind
+@each_run
+@pytest.mark.parametrize("frames", [3, 5])
+def test_clips_in_tiles_equal_the_whole_to_the_bit(frames, run, kind):
+    model, _ = moving_network(frames)
+    engine = open_engine(model, *run, threads=1)
+    for size in [(1, 1), (1, 2), (20, 131), (150, 131)]:
+        for tile in (16, 48):
+            clip = clip_of(frames, size, kind)
+            np.testing.assert_array_equal(tiled(clip, engine, tile, least=LEAST_SIDE), engine(clip), f"{size} {tile}")
+
+
+@each_kind
+@each_run
+def test_a_graph_of_its_own_for_a_clip_changes_nothing(run, kind):
+    model, _ = moving_network(3)
+    engine, clip = open_engine(model, *run), clip_of(3, (61, 83), kind)
+    first = engine(clip)
+    for _ in range(14):
+        last = engine(clip)
+    np.testing.assert_array_equal(first, last)
+
+
+@each_kind
+@each_run
+def test_clips_give_the_same_bits_from_the_first_on(run, kind):
+    """Of frames that are folded before the second convolution, whose shape the graph has to read, as in a resumed run."""
+    draw = np.random.default_rng(8)
+    nodes = [
+        ("Conv", ["x", "a", "bias"], "p", {"pads": [1] * 4}),
+        ("Shape", ["p"], "sides", {"start": 2, "end": 4}),
+        ("Div", ["sides", "two"], "half", {}),
+        ("Gather", ["half", "first"], "rows", {}),
+        ("Gather", ["half", "second"], "cols", {}),
+        ("Concat", ["head", "rows", "two", "cols", "two"], "apart", {"axis": 0}),
+        ("Reshape", ["p", "apart"], "q", {}),
+        ("Transpose", ["q"], "r", {"perm": [0, 1, 3, 5, 2, 4]}),
+        ("Concat", ["folded", "half"], "together", {"axis": 0}),
+        ("Reshape", ["r", "together"], "s", {}),
+        ("Conv", ["s", "b"], "t", {"pads": [1] * 4}),
+        ("DepthToSpace", ["t"], "y", {"blocksize": 4, "mode": "CRD"}),
+    ]
+    weights = {
+        "a": draw.normal(0, 0.2, (8, 9, 3, 3)).astype(np.float32),
+        "bias": draw.normal(0, 0.2, 8).astype(np.float32),
+        "b": draw.normal(0, 0.1, (48, 32, 3, 3)).astype(np.float32),
+        "two": np.array([2]),
+        "first": np.array([0]),
+        "second": np.array([1]),
+        "head": np.array([1, 8]),
+        "folded": np.array([1, 32]),
+    }
+    engine = open_engine(model_of(nodes, weights, frames=3, fp32_end=True), *run)
+    clip = clip_of(3, (48, 64), kind)
+    first = engine(clip)
+    for _ in range(14):
+        last = engine(clip)
+    np.testing.assert_array_equal(first, last)
+
+
+@each_run
+def test_a_clip_is_computed_as_written(run):
+    """All frames' channels through two convolutions, in float64."""
+    model, weights = moving_network(5)
+    clip = clip_of(5, (19, 23), np.float32)
+    planes = np.concatenate([frame.transpose(2, 0, 1) for frame in clip]).astype(np.float64)
+
+    def convolved(x, kernels):
+        around = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+        return np.stack([correlate(around, kernel.astype(np.float64), "valid")[0] for kernel in kernels])
+
+    last = convolved(np.maximum(convolved(planes, weights["a"]), 0), weights["b"]) + 0.4
+    wanted = last.reshape(3, 2, 2, 19, 23).transpose(3, 1, 4, 2, 0).reshape(38, 46, 3).clip(0, 1)
+    # bf16 keeps 8 bits of sums that nearly cancel.
+    assert np.abs(open_engine(model, *run)(clip) - wanted).max() <= (1e-5 if run[1] == "fp32" else 0.05)
+    assert 0.1 < wanted.mean() < 0.9, "a test that can't fail"
+
+
+@each_kind
+@each_run
+def test_a_picture_is_a_clip_in_which_nothing_moves(run, kind):
+    pixels = picture((19, 23), kind)
+    clip = still(pixels, 3)
+    assert clip.shape == (3, 19, 23, 3)
+    assert np.shares_memory(clip, pixels)
+    large = open_engine(clip_network(3), *run)(clip)
+    white = 1 if kind == np.float32 else np.iinfo(kind).max
+    error = np.abs(large.astype(np.float64) - pixels.repeat(2, axis=0).repeat(2, axis=1)).max()
+    assert error <= white * (1e-6 if run[1] == "fp32" else 0.01)
+    np.testing.assert_array_equal(still(pixels, 1), pixels[None])
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("size", [(3, 4), (24, 20), (30, 81)])
+def test_a_network_of_one_size_takes_clips_of_any(runtime, size):
+    nodes = [
+        ("Conv", ["x", "mean"], "parts", {}),
+        ("DepthToSpace", ["parts"], "z", {"blocksize": 2, "mode": "CRD"}),
+        ("Reshape", ["z", "sides"], "y", {}),  # nothing but this size passes
+    ]
+    mean = np.concatenate([share * np.eye(3) for share in (1 / 6, 2 / 6, 3 / 6)], axis=1).repeat(4, axis=0)
+    weights = {"mean": mean.astype(np.float32)[:, :, None, None], "sides": np.array([1, 3, 48, 40])}
+    ports = {"inputs": {"x": (1, 9, 24, 20)}, "outputs": {"y": (1, 3, 48, 40)}}
+    fixed = model_of(nodes, weights, frames=3, **ports)
+    engine = open_engine(replace(fixed, card=replace(fixed.card, rows=24, cols=20, halo=0)), runtime, "fp32")
+    assert engine.frames == 3
+    for kind in KINDS:
+        clip = clip_of(3, size, kind)
+        made = engine(clip)
+        assert made.dtype == kind
+        assert np.abs(made - clip_network_truth(clip)).max() <= (1e-6 if kind == np.float32 else 0.51)
+
+
+@each_run
+@pytest.mark.parametrize("shape", [(5, 6, 3), (1, 5, 6, 3), (5, 5, 6, 3), (3, 5, 6, 1), (3, 5, 0, 3)], ids=str)
+def test_clips_of_another_shape(run, shape):
+    with pytest.raises(ShapeError, match=r"want \(3, h, w, 3\), got .*; `engine.still` makes a clip of a picture"):
+        open_engine(clip_network(3), *run)(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 3), (3, 5, 6, 3)], ids=str)
+def test_interpolation_takes_one_frame(shape):
+    with pytest.raises(ShapeError, match=r"want \(1, h, w, c\), got .*; interpolation sees one picture alone"):
+        load_model("bicubic", 2)(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(("said", "channels"), [(3, 3), (1, 9), (5, 9)])
+def test_a_card_that_says_another_count_of_frames(runtime, said, channels):
+    model = clip_network(channels // 3)
+    wanted = rf"\(N, {3 * said}, h, w\)" + (f" for the {said} frames of its card" if said > 1 else "")
+    words = rf"by-hand.onnx: its input is \(1, {channels}, \?, \?\); superfine runs networks on {wanted}$"
+    with pytest.raises(ModelError, match=words):
+        open_engine(replace(model, card=replace(model.card, frames=said)), runtime)
+
+
+@each_run
+def test_nan_in_one_frame_is_an_error(run):
+    square_root = [("Sub", ["x", "level"], "n", {}), ("Sqrt", ["n"], "p", {}), ("Conv", ["p", "mean"], "y", {})]
+    mean = np.concatenate([np.eye(3) / 3] * 3, axis=1)[:, :, None, None].astype(np.float32)
+    model = model_of(square_root, {"level": np.float32([0.5]), "mean": mean}, scale=1, frames=3, fp32_end=True)
+    engine, clip = open_engine(model, *run), np.full((3, 9, 11, 3), 200, np.uint8)
+    assert engine(clip).shape == (9, 11, 3)
+    clip[2, 4, 5, 1] = 0
+    with pytest.raises(EngineError, match="NaN"):
+        engine(clip)
 
 
 # ---- NaN and infinity

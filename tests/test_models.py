@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from fakes import onnx_network
+from fakes import clip_network, onnx_network
 from superfine.engine import load_model
 from superfine.errors import ModelError, UsageError
 from superfine.models import CLASSICAL, Card, card_to_text, families, find_model, list_models, read_model, with_card
@@ -63,11 +63,10 @@ def test_a_card_comes_back_as_it_was(write):
         name="größe-x3", scale=3, halo=13, multiple_of=4, halo_kind="practical", fp32_end=True, tile=256,
         bytes_per_pixel=77, summary='a "quoted"\nline', colour="luma", parameters=12, licence="Apache-2.0",
         training_data="photos", recipe="recipes/x.toml", psnr={"Set5": 37.5}, protocol="Y", net="plain", restoring=True,
-        rows=64, cols=96, needs_fp32=True, losses="1 l1", source="a.pth, sha256 0",
+        rows=64, cols=96, needs_fp32=True, losses="1 l1", source="a.pth, sha256 0", frames=5,
     )  # fmt: skip
-    assert [name for name in asdict(card) if getattr(card, name) == getattr(Card(name="a", scale=1, halo=0), name)] == [
-        "frames"
-    ]
+    plain = Card(name="a", scale=1, halo=0)
+    assert [name for name in asdict(card) if getattr(card, name) == getattr(plain, name)] == []
     model = read_model(write(file_with(card_to_text(card))))
     assert model.card == card
     assert read_model(write(model.content)).sha256 == model.sha256
@@ -175,7 +174,13 @@ def test_a_file_without_a_card(write, content):
             for name in ("", "a\x1b[2Jb")
         ],
         (GOOD | {"halo_kind": "rough"}, "its card says halo_kind = 'rough', want exact or practical or whole"),
-        (GOOD | {"frames": 3}, "wants 3 frames; this version enlarges single pictures"),
+        *[
+            (
+                GOOD | {"frames": frames},
+                f"its card says frames = {frames}, want an odd number, so that one is in the middle, up to 63",
+            )
+            for frames in (2, 4, 64, 65, 999_999_999)
+        ],
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -248,6 +253,16 @@ def test_shipped_cards_are_complete(model):
 
 def test_shipped_networks_stay_small():
     assert sum(len(model.content) for model in SHIPPED) < 16_000_000
+
+
+# ---- networks of several frames
+
+
+@pytest.mark.parametrize("frames", [1, 3, 63])
+def test_a_file_for_several_frames_is_read(write, frames):
+    path = write(clip_network(frames).content)
+    (model,) = find_model(str(path))
+    assert model.card.frames == frames == load_model(str(path)).frames
 
 
 # ---- strangers' files with a card

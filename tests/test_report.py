@@ -213,6 +213,23 @@ def test_plain_text():
     assert heads.index("PSNR") + 4 == next(line for line in lines if line.startswith("nearest")).index("28.00") + 5
 
 
+def test_flicker_has_no_best_but_the_error_has():
+    flicker = {"nearest": (5.0, 4.0), "bicubic": (1.5, 1.25), "net": (2.25, 1.0)}
+    rows = [
+        row(name, 30.0, flicker=whole, excess_flicker=excess, true_flicker=2.0, unit="frame", pictures=9)
+        for name, (whole, excess) in flicker.items()
+    ]
+    text = table_text(rows, ())
+    assert "Set, x2, 9 frames" in text
+    assert "lower is steadier: all of it (the true clip has 2.00), and of the error" in text
+    cells = {line.split()[0]: line.split()[7:9] for line in text.splitlines() if line.startswith(tuple(flicker))}
+    assert cells == {"nearest": ["5.00", "4.00"], "bicubic": ["1.50", "1.25"], "net": ["2.25", "*1.00"]}
+    page = report_html(evaluation(rows))
+    for words in ("the true clip has 2.00", "Means over the frames", "<dt>Frames</dt>"):
+        assert words in page
+    assert "Flicker" not in table_text([row("net", 30.0)], ())
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_pareto_front_against_all_pairs(seed):
     draw = np.random.default_rng(seed)

@@ -63,6 +63,36 @@ def test_tiles_equal_the_whole(multiple, halo):
         assert len(set(engine.shapes)) == 1
 
 
+@pytest.mark.parametrize("frames", [1, 3, 5])
+@pytest.mark.parametrize(("multiple", "halo"), GRIDS)
+def test_clips_in_tiles_equal_the_whole(multiple, halo, frames):
+    draw = np.random.default_rng([multiple, halo, frames])
+    for rows, cols in [(1, 1), (1, 71), (71, 1), (37, 53), (61, 64)]:
+        tile, band = (int(draw.choice(some)) for some in ([8, 16, 31, 100], [1, 5, 64]))
+        engine = FakeEngine(2, halo, multiple, frames)
+        clip = np.stack([picture(rows, cols, 3, seed) for seed in range(frames)])
+        large = tiled(clip, engine, tile, band=band)
+        np.testing.assert_array_equal(large, engine.whole(clip), f"{rows}x{cols} {tile}")
+        assert large.shape == (2 * rows, 2 * cols, 3)
+        assert len(set(engine.shapes)) == 1
+        assert frames == 1 or (large != engine.whole(clip[::-1])).any(), "the order of the frames is lost"
+
+
+@pytest.mark.parametrize("max_pixels", [2000, 500, 150])
+def test_tiles_of_clips_shrink_until_they_fit(max_pixels):
+    clip, engine = np.stack([picture(61, 83, 3, seed) for seed in range(3)]), FakeEngine(frames=3)
+    engine.max_pixels = max_pixels
+    np.testing.assert_array_equal(tiled(clip, engine, 100), engine.whole(clip))
+    assert {shape[0] for shape in engine.shapes} == {3}
+
+
+def test_a_clip_that_comes_out_too_small_is_an_error():
+    clip = np.zeros((3, 8, 9, 3), np.uint8)
+    bands = enlarge(Window(clip.shape, clip.dtype, [clip]), Grid(2, 1, 1), 16, lambda piece: piece[1])
+    with pytest.raises(EngineError, match=r"the engine made \(8, 9\) of \(8, 9\), which is not x2; its card is wrong"):
+        next(bands)
+
+
 def test_too_small_a_halo_shows():
     """The fake engine can tell: with a halo one short, tiles differ from the whole."""
     pixels, engine = picture(40, 40), FakeEngine(halo=3)
@@ -157,6 +187,14 @@ def test_a_window_gives_any_rows_downwards(band):
         start += int(draw.integers(0, 9))
 
 
+@pytest.mark.parametrize("band", [1, 7, 50])
+def test_a_window_gives_rows_of_all_frames(band):
+    clip = np.stack([picture(50, 3, seed=seed) for seed in range(3)])
+    window = Window(clip.shape, clip.dtype, (clip[:, top : top + band] for top in range(0, 50, band)))
+    for start, stop in [(0, 5), (3, 20), (19, 44), (40, 60)]:
+        np.testing.assert_array_equal(window.rows(start, stop), clip[:, np.minimum(np.arange(start, stop), 49)])
+
+
 def test_a_window_keeps_no_more_than_it_must():
     def bands():
         for row in range(0, 100, 10):
@@ -214,4 +252,14 @@ def test_what_takes_one_size_equals_the_whole_but_for_the_border(size):
     assert set(shapes) == {(20, 24, 3)}
     past = [(0, max(0, side - own)) for side, own in zip((20, 24), size, strict=True)]
     wanted = engine.whole(np.pad(pixels, (*past, (0, 0)), mode="edge"))
+    np.testing.assert_array_equal(large, wanted[: 2 * size[0], : 2 * size[1]])
+
+
+@pytest.mark.parametrize("size", [(5, 9), (21, 90)])
+def test_a_clip_by_what_takes_one_size(size):
+    clip, engine = np.stack([picture(*size, 3, seed) for seed in range(3)]), FakeEngine(scale=2, halo=2, frames=3)
+    large = covered(clip, (20, 24), 2, 4, engine)
+    assert set(engine.shapes) == {(3, 20, 24, 3)}
+    past = [(0, max(0, side - own)) for side, own in zip((20, 24), size, strict=True)]
+    wanted = engine.whole(np.pad(clip, ((0, 0), *past, (0, 0)), mode="edge"))
     np.testing.assert_array_equal(large, wanted[: 2 * size[0], : 2 * size[1]])

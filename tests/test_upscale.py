@@ -480,7 +480,7 @@ def test_missing_folders_and_empty_ones_are_said(picture: Maker, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="there is no such folder"):
         superfine.upscale_path(source, tmp_path / "no" / "a.png", job=NEAREST)
-    with pytest.raises(UsageError, match="no picture in"):
+    with pytest.raises(UsageError, match="no picture and no video in"):
         superfine.upscale_path(tmp_path / "empty", job=NEAREST)
     with pytest.raises(UsageError, match="nothing matches"):
         superfine.upscale_path(tmp_path / "*.jpg", job=NEAREST)
@@ -769,7 +769,7 @@ def test_control_c_ends_cleanly_and_the_same_command_goes_on(picture: Maker, tmp
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert said == "superfine: stopped; finished pictures stay, and the same command goes on with the rest\n"
+    assert said == "superfine: stopped; what is finished stays, and the same command goes on with the rest\n"
     assert not list((tmp_path / "out").glob(".*.part"))
     finished = len(list((tmp_path / "out").glob("*.png")))
     again = superfine.upscale_path(tmp_path / "in", tmp_path / "out")

@@ -32,6 +32,7 @@ from clips import (
 )
 from superfine.clip import open_clip, shown_time
 from superfine.errors import OutputError, ShapeError, SourceError, TooLargeError, UsageError
+from superfine.footage import open_footage
 from superfine.frames import read_frames
 from superfine.video import convert, segments_folder
 
@@ -249,6 +250,61 @@ def test_chroma_stays_where_it_is(tmp_path: Path) -> None:
     assert np.abs(made[8, 10:24] - wanted[10:24]).max() < 1
 
 
+HDR_OPTIONS = {
+    "libx265": "x265-params=log-level=error:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)"
+    "L(10000000,50):max-cll=1000,400",
+    "libsvtav1": "svtav1-params=mastering-display=G(0.265,0.69)B(0.15,0.06)R(0.68,0.32)WP(0.3127,0.329)L(1000,0.005):"
+    "content-light=1000,400",
+}
+
+
+def hdr_of(path: Path) -> tuple[list[float], list[int]]:
+    """Red, green, blue, white, least and most light; the light of the content: as the first frame says them."""
+    frame = decoded(path)[0]
+    data = {one.type.name: one for one in frame.side_data}
+    display = np.frombuffer(data["MASTERING_DISPLAY_METADATA"], np.int32)[:20]
+    light = np.frombuffer(data["CONTENT_LIGHT_LEVEL"], np.int32)[:2]
+    return (display[::2] / display[1::2]).tolist(), light.tolist()
+
+
+@pytest.mark.parametrize(("source_codec", "suffix"), [("libx265", ".mp4"), ("libx265", ".mkv"), ("libsvtav1", ".mp4")])
+@pytest.mark.parametrize("codec", ["h265", "av1", "h264"])
+def test_hdr_mastering_metadata_is_passed_on(tmp_path: Path, source_codec: str, suffix: str, codec: str) -> None:
+    name, _, value = HDR_OPTIONS[source_codec].partition("=")
+    options = {name: value, "preset": "10" if source_codec == "libsvtav1" else "ultrafast"}
+    source = make_clip(
+        tmp_path / f"a{suffix}",
+        8,
+        source_codec,
+        pixel_format="yuv420p10le",
+        size=(64, 64),
+        tags=(9, 1, 9, 16),
+        options=options,
+    )
+    done = run(source, tmp_path / "b.mp4", codec=codec)
+    display, light = hdr_of(tmp_path / "b.mp4")
+    wanted = [0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329, 0.005, 1000]
+    np.testing.assert_allclose(display, wanted, atol=1e-4)
+    assert light == [1000, 400]
+    assert not any("HDR" in words for words in done.notes)
+
+
+def test_where_hdr_metadata_has_no_place_it_is_said(tmp_path: Path) -> None:
+    name, _, value = HDR_OPTIONS["libx265"].partition("=")
+    source = make_clip(
+        tmp_path / "a.mkv",
+        8,
+        "libx265",
+        pixel_format="yuv420p10le",
+        size=(64, 64),
+        tags=(9, 1, 9, 16),
+        options={name: value},
+    )
+    done = run(source, tmp_path / "b.mkv", codec="ffv1")
+    words = "HDR mastering metadata isn't kept, since ffv1 has no place for it; the colour tags are"
+    assert words in done.notes
+
+
 # ---- alpha, grey, odd sizes
 
 
@@ -341,7 +397,7 @@ def test_an_animated_gif_has_alpha_where_something_shows_through(tmp_path: Path,
         moved[16:, :, 3] = 0 if clear else 255
         frames.append(Image.fromarray(moved))
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[100, 200, 50, 70], disposal=1)
-    clip = open_clip(tmp_path / "a.gif")
+    clip = open_footage(tmp_path / "a.gif")
     assert clip.alpha == clear
     assert [clip.timeline.at(number) for number in range(4)] == [0, Fraction(1, 10), Fraction(3, 10), Fraction(7, 20)]
     assert clip.timeline.duration == Fraction(42, 100)
@@ -465,6 +521,65 @@ def test_sound_longer_than_the_pictures_stays_whole(tmp_path: Path) -> None:
     assert len(times_of(tmp_path / "b.mp4")) == 10
 
 
+def test_sound_that_cannot_be_decoded_is_copied_as_it_is(tmp_path: Path) -> None:
+    source = sounding(tmp_path / "a.mp4")
+    with av.open(str(source)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(container.streams.audio[0]) if p.size]
+    data = bytearray(source.read_bytes())
+    for position, size in packets[5:20]:
+        data[position : position + size] = b"\x55" * size
+    source.write_bytes(data)
+    with pytest.raises(av.FFmpegError), av.open(str(source)) as container:
+        list(container.decode(audio=0))
+    done = run(source, tmp_path / "b.mp4")
+    assert done.frames == 25
+    assert hashes(tmp_path / "b.mp4", "audio") == hashes(source, "audio")
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_file_without_a_duration_is_whole(tmp_path: Path, suffix: str) -> None:
+    """Written to a pipe, as browsers record: nothing could be filled in at the end."""
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.data = bytearray()
+
+        def write(self, data: bytes) -> int:
+            self.data += data
+            return len(data)
+
+    pipe = Pipe()
+    with av.open(pipe, "w", format="matroska" if suffix == ".mkv" else "webm") as container:
+        codec, audio = ("libx264", "aac") if suffix == ".mkv" else ("libvpx-vp9", "libopus")
+        video, sounds = add_video(container, codec), add_audio(container, audio)
+        packets = list(sound(sounds, 0.6))
+        encode(container, video, (yuv_frame(number, "yuv420p") for number in range(15)))
+        for packet in packets:
+            container.mux(packet)
+    source = tmp_path / f"a{suffix}"
+    source.write_bytes(pipe.data)
+    with av.open(str(source)) as container:
+        assert container.duration is None
+    clip = open_clip(source)
+    assert (len(clip.timeline), clip.broken) == (15, "")
+    assert clip.timeline.duration == Fraction(15, 25)
+    output = tmp_path / f"b{suffix}"
+    run(source, output)
+    assert times_of(output) == times_of(source)
+    assert hashes(output, "audio") == hashes(source, "audio")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_video_without_frames_is_refused(tmp_path: Path, name: str) -> None:
+    with av.open(str(tmp_path / name), "w") as container:
+        add_video(container)
+        audio = add_audio(container)
+        for packet in sound(audio, 0.2):
+            container.mux(packet)
+    with pytest.raises(SourceError, match="holds no (frames|moving pictures); .*there is nothing to enlarge"):
+        open_clip(tmp_path / name)
+
+
 def test_sound_keeps_its_times(tmp_path: Path) -> None:
     source = sounding(tmp_path / "a.mp4")
     run(source, tmp_path / "b.mp4")
@@ -522,6 +637,27 @@ def test_subtitles_chapters_attachments_and_metadata_are_kept(tmp_path: Path) ->
         assert (attachment.name, attachment.data) == ("font.ttf", b"not really a font")
         assert container.metadata["COMMENT"] == "and more"
     assert done.notes == before.notes
+
+
+def test_subtitles_of_mp4_stay_in_mp4(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    with av.open(str(source), "w") as container:
+        video, subtitle = add_video(container), container.add_mux_stream("mov_text")
+        subtitle.metadata["language"] = "deu"
+        subtitle.time_base = Fraction(1, 1000)
+        packets = []
+        for number, text in enumerate((b"Guten", b"Tag")):
+            packet = av.Packet(len(text).to_bytes(2) + text)
+            packet.stream, packet.pts, packet.dts, packet.duration = subtitle, 400 * number, 400 * number, 300
+            packet.time_base = Fraction(1, 1000)
+            packets.append(packet)
+        encode(container, video, (yuv_frame(number, "yuv420p") for number in range(25)))
+        container.mux(packets)
+    before = open_clip(source)
+    assert [(track.kind, track.codec, track.language) for track in before.tracks] == [("subtitle", "mov_text", "deu")]
+    done = run(source, tmp_path / "b.mp4")
+    assert [str(track) for track in open_clip(done.output).tracks] == [str(track) for track in before.tracks]
+    assert hashes(done.output, "subtitle") == hashes(source, "subtitle")
 
 
 def test_what_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
@@ -898,7 +1034,7 @@ def test_strange_names_are_only_names(tmp_path: Path) -> None:
     ("name", "named", "words"),
     [
         ("b.gif2", {}, "superfine doesn't write .gif2 as a video; it writes .mp4 .m4v .mov .mkv .webm"),
-        ("b", {}, "superfine doesn't write a name without an ending as a video"),
+        ("b.jpg", {}, "superfine doesn't write .jpg as a video; .* .gif and .webp, and frames into a folder"),
         ("b.mp4", {"codec": "theora"}, "--codec theora: not one of auto, h264, h265, av1, vp9, ffv1"),
         ("b.webm", {"codec": "h264"}, "WebM doesn't hold h264; it holds vp9, av1"),
         ("b.mp4", {"crf": 52}, r"--crf 52: h264 takes 0 \(best\) to 51"),
@@ -996,15 +1132,16 @@ import numpy as np
 from superfine.frames import read_frames
 from superfine.video import convert
 convert(Path(sys.argv[1]), Path(sys.argv[2]), lambda window: window[1].repeat(2, 0).repeat(2, 1),
-        lambda size: (2 * size[0], 2 * size[1]), frames=3)
+        lambda size: (2 * size[0], 2 * size[1]), frames=3, codec=sys.argv[3])
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux")
-def test_four_k_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
+def test_four_k_takes_less_than_two_gigabytes(tmp_path: Path, codec: str) -> None:
     source = make_clip(tmp_path / "a.mp4", 40, size=(1080, 1920))
-    command = [sys.executable, "-c", MEMORY, str(source), str(tmp_path / "b.mp4")]
+    command = [sys.executable, "-c", MEMORY, str(source), str(tmp_path / "b.mp4"), codec]
     kilobytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert kilobytes < 2_000_000

@@ -3,6 +3,7 @@
 import superfine
 large = superfine.upscale("photo.jpg", 2)            # an array
 superfine.upscale_path("photos", "large")            # files: tree, metadata, alpha, resume
+superfine.upscale_path("clip.mp4")                   # videos: every frame, every stream
 superfine.compare("photo.jpg").save("c.html")        # methods side by side
 superfine.evaluate_path("Set5", ["fast", "best"])    # PSNR and SSIM, with their protocol
 superfine.inspect("photo.jpg")                       # blur, noise, JPEG, earlier enlargement
@@ -30,10 +31,11 @@ from superfine.errors import (
 )
 from superfine.models import Card, Model, list_models
 from superfine.route import Job
-from superfine.upscale import Progress, Report, Result, upscale, upscale_path
+from superfine.upscale import Pace, Progress, Report, Result, VideoResult, upscale, upscale_path
 
 __all__ = [
     "Card",
+    "ClipInspection",
     "Comparison",
     "Conversion",
     "Engine",
@@ -46,6 +48,7 @@ __all__ = [
     "ModelError",
     "NoMatchError",
     "OutputError",
+    "Pace",
     "Progress",
     "Registration",
     "Report",
@@ -56,11 +59,13 @@ __all__ = [
     "TooLargeError",
     "TrainingError",
     "UsageError",
+    "VideoResult",
     "compare",
     "convert",
     "evaluate_path",
     "fuse_frames",
     "inspect",
+    "inspect_clip",
     "list_models",
     "load_model",
     "register",
@@ -75,6 +80,7 @@ _LATER = {
     "Comparison": "superfine.evaluate.compare",
     "Conversion": "superfine.conversion",
     "Evaluation": "superfine.evaluate.evaluation",
+    "ClipInspection": "superfine.clip_inspection",
     "Inspection": "superfine.inspection",
     "compare": "superfine.evaluate.compare",
     "convert": "superfine.conversion",
@@ -82,6 +88,7 @@ _LATER = {
     "Registration": "superfine.classical.register",
     "fuse_frames": "superfine.burst",
     "inspect": "superfine.inspection",
+    "inspect_clip": "superfine.clip_inspection",
     "register": "superfine.classical.register",
     "shift_image": "superfine.classical.shift",
 }
@@ -89,6 +96,7 @@ if TYPE_CHECKING:
     from superfine.burst import fuse_frames
     from superfine.classical.register import Registration, register
     from superfine.classical.shift import shift_image
+    from superfine.clip_inspection import ClipInspection, inspect_clip
     from superfine.conversion import Conversion, convert
     from superfine.evaluate.benchmark import evaluate_path
     from superfine.evaluate.compare import Comparison, compare

@@ -1,4 +1,4 @@
-"""A burst of pictures -> one of more resolution: look, align, polish, then fuse tile by tile into a file.
+"""A burst of pictures, or a stretch of a clip -> one picture of more resolution: look, align, polish, fuse by tiles.
 
 While they are looked at and polished, one frame is held at a time, in its own depth; they are aligned and searched for
 movement as small luma, and read in bands of rows, all side by side, while they are fused. What the reference's file
@@ -10,10 +10,12 @@ import math
 import os
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -35,16 +37,19 @@ from superfine.classical.burst import (
 )
 from superfine.classical.register import Registration, register
 from superfine.classical.resample import resize_bands
+from superfine.clip import Clip, shown_time
 from superfine.color import KINDS, full_luma, to_kind, to_unit
 from superfine.destination import check_folder, check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.engine import cores
 from superfine.errors import NoMatchError, ShapeError, UsageError
-from superfine.image import MAX_MEGAPIXELS, Picture, format_of, open_picture, save_picture
+from superfine.footage import open_footage, read_footage
+from superfine.image import FORMATS, MAX_MEGAPIXELS, Picture, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
+from superfine.outputs import turned
 from superfine.route import Job, Workshop, Workshops
 from superfine.tiles import Grid, Span, Window, plan
 
-__all__ = ["MOST_SCALE", "Burst", "Fused", "Shooting", "burst_path", "fuse_frames"]
+__all__ = ["MOST_FRAMES", "MOST_SCALE", "Burst", "Fused", "Shooting", "burst_clip", "burst_path", "fuse_frames"]
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
@@ -53,6 +58,9 @@ Done = Callable[[float], None]
 
 #: The pixel's own blur hides what is finer.
 MOST_SCALE: Final = 4.0
+#: Of a clip; more take minutes and add little. And bytes that its frames may hold together.
+MOST_FRAMES: Final = 60
+_MOST_BYTES: Final = 1_000_000_000
 # Tiles: their inner side, and what is computed around them and thrown away, in pixels of a frame.
 _TILE, _HALO = 128, 12
 # Poses are polished in windows of this side, so many a side, in so many rounds; frames are judged after the third. And
@@ -127,12 +135,15 @@ class Fused:
     """What became of a burst of files."""
 
     output: Path
-    reference: Path
-    used: tuple[Path, ...]
+    reference: Path | str
+    """A file, or a frame of a clip by the clip's name and its time."""
+    used: tuple[Path | str, ...]
     size: tuple[int, int]
     """(rows, cols) of the output as stored."""
     seconds: float
     notes: tuple[str, ...]
+    given: int
+    """Frames that there were."""
 
 
 def fuse_frames(frames: Sequence[npt.ArrayLike], scale: float = 2.0, *, model: str = "auto") -> Burst:
@@ -189,8 +200,75 @@ def burst_path(
     check_folder(target)
     check_free(target, paths, overwrite=overwrite)
     frames = [_Frame(str(picture.path), picture.shape, picture.dtype, picture.bands) for picture in pictures]
+    return _fuse_into(target, frames, paths, pictures, shooting, started, done)
+
+
+def burst_clip(
+    source: Path | str,
+    output: Path | str,
+    *,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    at: Fraction | None = None,
+    shooting: Shooting | None = None,
+    overwrite: bool = False,
+    done: Done = lambda share: None,
+) -> Fused:
+    """Fuse a stretch of a video, an animation or numbered frames into one picture, turned as the clip is seen.
+
+    start, end: seconds; frames shown from `start` on and before `end`, 2 to `MOST_FRAMES`, fewer where they are large.
+    at: the moment of the reference; else the frame in the middle is it. Frames that can't be decoded are left out.
+    `shooting.white` has no meaning here. Raises UsageError for a stretch that is too long or holds nothing, and what
+    `burst_path` raises.
+    """
+    started = time.perf_counter()
+    shooting = shooting or Shooting()
+    path, target = Path(source), Path(output)
+    if shooting.white is not None:
+        raise UsageError(f"{path}: --white is for float TIFF, and this is a clip; leave it out")
+    format_of(target)  # where it has none, that is said first
+    check_folder(target)
+    check_free(target, [path], overwrite=overwrite)
+    clip = open_footage(path, max_megapixels=shooting.max_megapixels)
+    if clip.alpha:
+        raise UsageError(f"{path}: has alpha, which the frames of a burst haven't; flatten it first")
+    first, stop = _stretch(clip, start, end)
+    middle = _middle(clip, first, stop, at)
+    heard: list[str] = []
+    held = {
+        frame.number: np.ascontiguousarray(turned(frame.pixels, clip.display_matrix))
+        for frame in read_footage(clip, first, stop, damaged="repeat", note=heard.append)
+        if not frame.repeated
+    }
+    if not held:
+        raise UsageError(f"{path}: none of the frames from {shown_time(clip.timeline.at(first))} on can be decoded")
+    order = sorted(held, key=lambda number: (abs(number - middle), number))
+    numbers = [order[0], *sorted(order[1:])]  # the first is the reference
+    frames, likes, names = [], [], []
+    for number in numbers:
+        pixels = held[number]
+        name = f"{path} at {shown_time(clip.timeline.at(number))}"
+        shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
+        frames.append(_Frame(name, shape, pixels.dtype, partial(iter, [pixels])))
+        likes.append(_plain(clip, shape) if clip.kind != "frames" else open_picture(clip.files[number], upright=True))
+        names.append(name)
+    fused = _fuse_into(target, frames, names, likes, shooting, started, done)
+    return replace(fused, notes=(*clip.notes, *heard, *fused.notes), given=stop - first)
+
+
+def _fuse_into(
+    target: Path,
+    frames: Sequence["_Frame"],
+    names: Sequence[Path | str],
+    pictures: Sequence[Picture],
+    shooting: Shooting,
+    started: float,
+    done: Done,
+) -> Fused:
+    """The way that files and frames of clips have in common. pictures: whose metadata the result may keep."""
     stages = _stages(done, frames)
-    study = _study(frames, shooting, paths, stages)
+    files = [name for name in names if isinstance(name, Path)]
+    study = _study(frames, shooting, files or None, stages)
     like = pictures[study.reference]
     entry = format_of(target)
     check_holds(entry, like, study.size)
@@ -214,9 +292,10 @@ def burst_path(
         except BaseException:
             stopped.set()
             raise
-    used = tuple(paths[place] for place in study.poses)
+    used = tuple(names[place] for place in study.poses)
     notes = (*like.notes, *study.notes, *fewer_bits(entry, like))
-    return Fused(target, paths[study.reference], used, study.size, time.perf_counter() - started, notes)
+    seconds = time.perf_counter() - started
+    return Fused(target, names[study.reference], used, study.size, seconds, notes, len(frames))
 
 
 # ---- what is given
@@ -262,6 +341,64 @@ def _opened(paths: Sequence[Path], output: Path, shooting: Shooting) -> list[Pic
         if picture.alpha:
             raise UsageError(f"{picture.path}: has alpha, which the frames of a burst haven't; flatten it first")
     return pictures
+
+
+def _stretch(clip: Clip, start: Fraction | None, end: Fraction | None) -> tuple[int, int]:
+    """Numbers of the first frame and of the one after the last. Raises UsageError for none, or too many."""
+    times = [clip.timeline.at(number) for number in range(len(clip.timeline))]
+    first = 0 if start is None else bisect_left(times, start)
+    stop = len(times) if end is None else bisect_left(times, end)
+    if first >= stop:
+        raise UsageError(
+            f"{clip.path}: no frames in that stretch; they are shown from {shown_time(times[0])} to"
+            f" {shown_time(times[-1])}"
+        )
+    rows, cols, channels = clip.shape
+    most = max(2, min(MOST_FRAMES, _MOST_BYTES // (rows * cols * channels * clip.dtype.itemsize)))
+    if stop - first > most:
+        between = (times[first + most - 1] + times[first + most]) / 2  # rounded, it still parts them
+        raise UsageError(
+            f"{clip.path}: {stop - first} frames are more than the {most} of this size that a burst takes; give --end"
+            f" {shown_time(between)}, or less"
+        )
+    return first, stop
+
+
+def _middle(clip: Clip, first: int, stop: int, at: Fraction | None) -> int:
+    """The number of the frame that is the reference."""
+    if at is None:
+        return (first + stop - 1) // 2
+    times = [clip.timeline.at(number) for number in range(first, stop)]
+    number = first + bisect_right(times, at) - 1
+    end = times[-1] + clip.timeline.last * clip.timeline.unit if stop == len(clip.timeline) else clip.timeline.at(stop)
+    if number < first or at >= end:
+        raise UsageError(
+            f"{clip.path}: no frame of the stretch is shown at {shown_time(at)}; it goes from {shown_time(times[0])} to"
+            f" {shown_time(times[-1])}"
+        )
+    return number
+
+
+def _plain(clip: Clip, shape: Shape) -> Picture:
+    """A picture without metadata, such as a video's frame is."""
+    import pyvips
+
+    return Picture(
+        path=clip.path,
+        format=replace(FORMATS["png"], name="video"),  # a PNG's own text is looked for in the file
+        shape=shape,
+        dtype=clip.dtype,
+        bits=clip.bits,
+        alpha=False,
+        lossless=True,
+        streams=True,
+        orientation=1,
+        notes=(),
+        white=1.0,
+        turned=False,
+        header=pyvips.Image.black(1, 1),
+        tags={},
+    )
 
 
 @dataclass(frozen=True)

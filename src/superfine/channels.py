@@ -40,21 +40,21 @@ class _Wrapped:
 
 
 class _Grey(_Wrapped):
-    """(1, h, w, 1) in, one channel out: run on three equal ones."""
+    """(frames, h, w, 1) in, one channel out: run on three equal ones."""
 
     def __call__(self, pixels: Array) -> Array:
         return self._engine(np.repeat(pixels, 3, axis=-1))[..., 1:2]
 
 
 class _Alpha(_Wrapped):
-    """Colours by the engine, alpha (the last channel) by bicubic."""
+    """Colours by the engine, alpha (the last channel of the frame in the middle) by bicubic."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine, BLEED)
 
     def __call__(self, pixels: Array) -> Array:
-        colour, alpha = pixels[0, ..., :-1], pixels[0, ..., -1:]
-        large = self._engine(bleed(colour, alpha)[None])
+        large = self._engine(np.stack([bleed(frame[..., :-1], frame[..., -1:]) for frame in pixels]))
+        alpha = pixels[len(pixels) // 2, ..., -1:]
         size = (alpha.shape[0] * self.scale, alpha.shape[1] * self.scale)
         if np.all(alpha == KINDS[alpha.dtype]):
             large_alpha: Array = np.full((*size, 1), alpha.flat[0])

@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 from dataclasses import asdict
+from fractions import Fraction
 from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
@@ -124,18 +125,22 @@ def _root(
 
 @app.command(
     epilog="Examples:  superfine upscale photo.jpg   |   superfine upscale scans -o large --scale 4   |"
-    "   superfine upscale logo.png -o logo.webp --size 1920x1080"
+    "   superfine upscale logo.png -o logo.webp --size 1920x1080   |"
+    "   superfine upscale clip.mp4 --start 1:30 --end 2:00"
 )
 def upscale(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SRC", help="Pictures, folders or quoted globs.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="SRC", help="Pictures, videos, folders, quoted globs, frames as shots/%05d.png.", show_default=False
+        ),
     ],
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
-            help="A file for one picture, else a folder; beside the sources by default.",
+            help="A file for one source, else a folder; beside the sources by default.",
             show_default=False,
         ),
     ] = None,
@@ -149,8 +154,9 @@ def upscale(
     model: Annotated[
         str,
         typer.Option(
-            help="auto takes balanced for lossless sources, photo for JPEG and other lossy ones; or name a network,"
-            " an .onnx file with a card, weights as `convert` takes them, or a classical method: `superfine models`."
+            help="auto takes balanced for lossless sources, photo for JPEG and other lossy ones, and for videos what is"
+            " made for them, else fast or balanced; or name a network, an .onnx file with a card, weights as `convert`"
+            " takes them, or a classical method: `superfine models`."
         ),
     ] = "auto",
     sharpness: Annotated[
@@ -164,14 +170,15 @@ def upscale(
         str | None,
         typer.Option(
             "--format",
-            help="png, jpg, webp, avif, tif, gif or heic, where -o names no file; the source's by default.",
+            help="png, jpg, webp, avif, tif, gif or heic for pictures, mp4, mov, mkv or webm for videos, where -o names"
+            " no file; the source's by default.",
             show_default=False,
         ),
     ] = None,
     quality: Annotated[
         int | None,
         typer.Option(
-            help="1 to 100 for lossy formats; by default JPEG 95, WebP 90 or lossless as the source, AVIF 85.",
+            help="1 to 100 for lossy pictures; by default JPEG 95, WebP 90 or lossless as the source, AVIF 85.",
             show_default=False,
         ),
     ] = None,
@@ -195,11 +202,39 @@ def upscale(
     max_megapixels: Annotated[
         float, typer.Option(help="Refuse sources with more pixels than this many millions.")
     ] = 1000,
+    codec: Annotated[
+        str, typer.Option(help="How videos are encoded: h264, h265, av1, vp9 or ffv1; auto: as the file's kind has it.")
+    ] = "auto",
+    crf: Annotated[
+        int | None,
+        typer.Option(
+            help="Quality of videos, smaller is better; h264 17, h265 20, av1 24, vp9 20.", show_default=False
+        ),
+    ] = None,
+    start: cli_judge.Begin = None,
+    end: cli_judge.End = None,
+    damaged: Annotated[
+        str, typer.Option(help="At a frame that can't be decoded: stop, or repeat the one before it.")
+    ] = "stop",
+    interlaced: Annotated[
+        str, typer.Option(help="Frames of two half pictures: deinterlace them, or refuse the video.")
+    ] = "deinterlace",
+    as_clip: Annotated[
+        bool, typer.Option("--as-clip", help="A folder's pictures are the frames of one clip, by name.")
+    ] = False,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FPS",
+            help="Frames a second of a folder of frames, such as 24 or 24000/1001; 25 by default.",
+            show_default=False,
+        ),
+    ] = None,
     foreign_colour: cli_convert.ForeignColour = None,
     foreign_range: cli_convert.ForeignRange = None,
     as_json: Json = False,
 ) -> None:
-    """Enlarge pictures and folders of pictures."""
+    """Enlarge pictures, videos and folders of them."""
     from superfine.progress import JsonLines, Terminal
     from superfine.route import Job
     from superfine.upscale import upscale_path
@@ -220,12 +255,20 @@ def upscale(
                 quality=quality,
                 white=white,
                 max_megapixels=max_megapixels,
+                codec=codec,
+                crf=crf,
+                start=cli_judge.seconds_of(start, "--start"),
+                end=cli_judge.seconds_of(end, "--end"),
+                damaged=damaged,  # type: ignore[arg-type]
+                interlaced=interlaced,  # type: ignore[arg-type]
+                as_clip=as_clip,
+                rate=None if rate is None else _rate(rate),
             )
             report = upscale_path(
                 sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
             )
     except KeyboardInterrupt:
-        _stop("stopped; finished pictures stay, and the same command goes on with the rest", 130)
+        _stop("stopped; what is finished stays, and the same command goes on with the rest", 130)
     listener.summary(report)
     raise typer.Exit(1 if report.failed else 0)
 
@@ -328,6 +371,16 @@ def _size(text: str) -> tuple[int, int]:
     if not (cross and width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
         raise UsageError(f"--size {text!r} is not a size; write it as 1920x1080")
     return int(height), int(width)
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise UsageError(f"--rate {text!r} is not a number of frames a second; write it as 25 or 30000/1001")
+    return rate
 
 
 def _stop(message: str, status: int) -> NoReturn:

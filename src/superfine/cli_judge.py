@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from superfine.evaluate.methods import Method
     from superfine.evaluate.record import Row
 
-__all__ = ["compare", "evaluate", "inspect"]
+__all__ = ["Begin", "End", "compare", "evaluate", "inspect", "seconds_of"]
 
 # What a training run calls its states.
 _STATES = ("best.pt", "healthy.pt", "last.pt")
@@ -31,13 +33,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for eac
 EngineName = Annotated[str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, ...")]
 PrecisionName = Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")]
 Scale = Annotated[int, typer.Option(help="Times each side; 1 judges restoring without enlarging.")]
+Begin = Annotated[
+    str | None,
+    typer.Option(
+        "--start", metavar="TIME", help="Of a clip, frames from this time on: 12.5 or 1:02.5.", show_default=False
+    ),
+]
+End = Annotated[
+    str | None, typer.Option("--end", metavar="TIME", help="Of a clip, frames before this time.", show_default=False)
+]
 
 
 def evaluate(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DATASET", help="Folders of HR pictures, of HR and LR, or of same-size pairs.", show_default=False
+            metavar="DATASET",
+            help="Folders of HR pictures, of HR and LR, or of same-size pairs; videos, animations, in/%05d.png.",
+            show_default=False,
         ),
     ],
     models: Annotated[
@@ -57,9 +70,18 @@ def evaluate(
             "--lr",
             metavar="RULE",
             help="How LR is made: matlab-bicubic or degraded where there is none; by known kernels in any case:"
-            " gaussian8, gaussian8-bicubic, anisotropic, motion.",
+            " gaussian8, gaussian8-bicubic, anisotropic, motion; of clips h264-CRF, coded too, such as h264-28.",
         ),
     ] = "matlab-bicubic",
+    as_clip: Annotated[
+        bool, typer.Option("--as-clip", help="The pictures of a folder are the frames of a clip, by their names.")
+    ] = False,
+    start: Begin = None,
+    end: End = None,
+    every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of a clip, judge each Nth frame; all by default.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write all figures as lines of JSON, for --baseline and for you.", show_default=False),
@@ -88,8 +110,9 @@ def evaluate(
     precision: PrecisionName = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure PSNR and SSIM of methods on folders of pictures, with the protocol beside every figure."""
-    from superfine.evaluate.benchmark import benchmark, open_datasets
+    """Measure PSNR and SSIM of methods on pictures and clips, of clips flicker too, the protocol beside each figure."""
+    from superfine.evaluate.benchmark import benchmark, open_datasets, shipped_models
+    from superfine.evaluate.clips import Stretch
     from superfine.evaluate.evaluation import Evaluation
     from superfine.evaluate.record import regressions
     from superfine.evaluate.report import save_report, show_worst
@@ -98,8 +121,12 @@ def evaluate(
     regressions((), (), decibels=tolerance, ssim=ssim_tolerance)
     for path, endings in ((out, (".jsonl", ".json")), (report, (".html", ".htm"))):
         _writable(path, endings)
-    datasets = open_datasets(folders, scale, reduction=reduction)
-    names = None if models is None else _words(models, "--models")
+    stretch = None
+    if (start, end, every) != (None, None, None):
+        begin, finish = seconds_of(start, "--start"), seconds_of(end, "--end")
+        stretch = Stretch(start=begin, end=finish, every=1 if every is None else every)
+    datasets = open_datasets(folders, scale, reduction=reduction, as_clip=as_clip, stretch=stretch)
+    names = shipped_models(datasets) if models is None else _words(models, "--models")
     listener = _Bar()
     try:
         with listener:
@@ -124,16 +151,24 @@ def evaluate(
 
 
 def compare(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A picture.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A picture, a video, or a folder of its frames.", show_default=False)
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The page to write; SRC_x2_compared.html by default.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The page to write, of a video the video: SRC_x2_compared.html or .mp4 by default.",
+            show_default=False,
+        ),
     ] = None,
     models: Annotated[
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Two or more, as for `evaluate`; nearest, bicubic, fast, balanced and photo by default.",
+            help="Two or more, as for `evaluate`; nearest, bicubic, fast, balanced and photo by default, of a video"
+            " bicubic, fast, best and video.",
             show_default=False,
         ),
     ] = None,
@@ -142,17 +177,38 @@ def compare(
         Path | None,
         typer.Option(help="The true large picture, to measure against.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there already.")] = False,
+    start: Begin = None,
+    end: End = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there already.")] = False,
     foreign_colour: ForeignColour = None,
     foreign_range: ForeignRange = None,
     engine: EngineName = "openvino",
     precision: PrecisionName = "auto",
     as_json: Json = False,
 ) -> None:
-    """Enlarge a picture by several methods and write one page that holds them against each other."""
+    """Enlarge a picture or video by several methods: one page, or one video in which they play side by side."""
     from superfine.evaluate.compare import compare as hold_together
 
     names = None if models is None else _words(models, "--models")
+    if _plays(source, output):
+        if reference is not None:
+            raise UsageError(f"{reference}: --reference is for pictures; superfine evaluate measures on videos")
+        stretch = seconds_of(start, "--start"), seconds_of(end, "--end")
+        opened = None if names is None else _open(names, scale, foreign_colour, foreign_range, engine, precision)
+        _compare_clip(
+            source,
+            output,
+            opened,
+            stretch,
+            scale=scale,
+            overwrite=overwrite,
+            engine=engine,
+            precision=precision,
+            as_json=as_json,
+        )
+        return
+    if (start, end) != (None, None):
+        raise UsageError(f"{source}: is no video, which --start and --end are for; leave them out")
     page = output or source.with_name(f"{source.stem}_x{scale}_compared.html")
     _writable(page, (".html", ".htm"))
     if page.exists() and not overwrite:
@@ -182,25 +238,104 @@ def compare(
         typer.echo(f"note: {one_line(note)}", err=as_json)
 
 
+def _plays(source: Path, output: Path | None) -> bool:
+    """Whether a comparison is a video. Of a GIF or WebP animation it is where the output's name says so."""
+    from superfine.footage import kind_of
+    from superfine.outputs import output_kind
+
+    kind = kind_of(source)
+    return kind in ("video", "frames") or (
+        kind == "animation" and output is not None and output_kind(output) in ("video", "animation")
+    )
+
+
+def _compare_clip(
+    source: Path,
+    output: Path | None,
+    methods: "list[Method] | None",
+    stretch: tuple[Fraction | None, Fraction | None],
+    *,
+    scale: int,
+    overwrite: bool,
+    engine: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    from superfine.evaluate.side_by_side import compare_clip
+    from superfine.outputs import output_kind
+
+    name = source.parent.name if "%" in source.name else source.stem if source.is_file() else source.name
+    beside = source.parent if source.is_file() or source.is_dir() else source.parent.parent
+    target = output or beside / f"{name}_x{scale}_compared.mp4"
+    if output_kind(target) not in ("video", "animation"):
+        raise UsageError(f"{target}: a video is compared in a video; give -o a name that ends in .mp4 or .mkv")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target}: exists already; replace it with --overwrite or choose another name with -o")
+    try:
+        with _Bar() as listener:
+            found = compare_clip(
+                source,
+                target,
+                methods,
+                scale=scale,
+                start=stretch[0],
+                end=stretch[1],
+                engine=engine,
+                precision=precision,  # type: ignore[arg-type]
+                listener=listener,
+            )
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(found.facts(), ensure_ascii=False))
+    else:
+        names = ", ".join(method.name for method in found.methods)
+        typer.echo(one_line(f"{found.output}: {names}; {found.columns} in a row"))
+        typer.echo(f"  {found.size[1]} x {found.size[0]}, {found.frames} frames")
+        for method in found.methods:
+            if method.seconds == method.seconds:
+                typer.echo(one_line(f"  {method.name}: {1e3 * method.seconds:.0f} ms a frame"))
+    for note in found.notes:
+        typer.echo(f"note: {one_line(note)}", err=as_json)
+
+
 def inspect(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC", help="Pictures.", show_default=False)],
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC", help="Pictures and videos.", show_default=False)],
     as_json: Json = False,
     max_megapixels: Annotated[float, typer.Option(help="Refuse pictures of more millions of pixels than this.")] = 1000,
 ) -> None:
-    """Show what a picture is: size, colour, blur, noise, JPEG and earlier enlargement, and what to enlarge it with."""
+    """Show what a picture is: size, colour, blur, noise, JPEG and earlier enlargement, and what to enlarge it with.
+
+    Of a video: size, length, frames a second, codec, streams and damage of the file, and what to enlarge it with.
+    """
+    from superfine.clip_inspection import inspect_clip
     from superfine.errors import SuperfineError
+    from superfine.footage import kind_of
     from superfine.inspection import inspect as look
 
     failed = False
     for source in sources:
         try:
-            found = look(source, max_megapixels=max_megapixels)
+            moves = kind_of(source) == "video" or (kind_of(source) == "frames" and not source.is_dir())
+            found = (inspect_clip if moves else look)(source, max_megapixels=max_megapixels)
         except SuperfineError as error:
             failed = True
             typer.echo(f"failed: {one_line(str(error))}", err=True)
             continue
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else str(found))
     raise typer.Exit(1 if failed else 0)
+
+
+def seconds_of(text: str | None, option: str) -> Fraction | None:
+    """`12.5`, `1:02.5` or `1:00:02.5` -> seconds. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)", text.strip())
+    if not found:
+        raise UsageError(f"{option} {text!r} is no time; write seconds, or minutes and seconds, as 12.5 or 1:02.5")
+    hours, minutes, seconds = (Fraction(part or 0) for part in found.groups())
+    return (hours * 60 + minutes) * 60 + seconds
 
 
 def _writable(path: Path | None, endings: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,12 @@ from superfine.image import MAX_MEGAPIXELS
 
 __all__ = [
     "MATRICES",
+    "NO_MASTERING",
     "Chapter",
     "Clip",
     "Colour",
+    "Kind",
+    "Mastering",
     "Timeline",
     "Track",
     "decoded_frames",
@@ -36,7 +39,7 @@ Array = npt.NDArray[np.generic]
 # Containers that strangers may send; without playlists, which could name other files or the network.
 _CONTAINERS: Final = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,mxf,nut,dv,ivf,rm,wtv,"
-    "yuv4mpegpipe,h264,hevc,m4v,obu,av1,gif,apng,webp_anim,swf,nsv,gxf,mpegtsraw"
+    "yuv4mpegpipe,h264,hevc,m4v,obu,av1,apng,swf,nsv,gxf,mpegtsraw"
 )
 _RANGES: Final = {1: "limited", 2: "full"}
 _UNSPECIFIED: Final = 2
@@ -53,6 +56,8 @@ _CENTRED: Final = frozenset({"mjpeg", "mpeg1video"})
 _SHORT_SECONDS: Final = 0.5
 # What the reader of Matroska says where the file ends in the middle of something.
 _ENDED: Final = "File ended prematurely"
+# Ten fractions and two flags.
+_DISPLAY_NUMBERS: Final = 22
 # Complaints of a decoder that is being emptied, before it is given up.
 _MOST_REFUSED: Final = 64
 # Decoders that know alpha, of codecs whose usual decoder doesn't.
@@ -71,6 +76,22 @@ class Colour:
     transfer: int
     centred: bool = False
     """Chroma samples lie between the columns, as in JPEG and MPEG-1; else on the left one, as in later codecs."""
+
+
+@dataclass(frozen=True)
+class Mastering:
+    """The display that an HDR clip was made on, and how bright it gets. Source: SMPTE ST 2086, CTA-861.3."""
+
+    primaries: tuple[Fraction, ...] = ()
+    """x and y of red, green, blue and white; empty where it isn't said, as below."""
+    luminance: tuple[Fraction, ...] = ()
+    """Least and most, in candela per square metre."""
+    light: tuple[int, ...] = ()
+    """The brightest pixel, and the brightest frame's mean, in candela per square metre."""
+
+
+#: Nothing is said of it.
+NO_MASTERING: Final = Mastering()
 
 
 @dataclass(frozen=True)
@@ -133,9 +154,13 @@ class Timeline:
         return len(self) / self.duration
 
 
+#: A video file, a file of pictures with delays, a folder of pictures.
+Kind = Literal["video", "animation", "frames"]
+
+
 @dataclass(frozen=True)
 class Clip:
-    """A video file, opened: its facts; `read_frames` gives its frames."""
+    """Pictures in time, opened: their facts; `read_footage` gives the frames, of a video file `read_frames` too."""
 
     path: Path
     container: str
@@ -169,6 +194,16 @@ class Clip:
     """Where and how the file breaks off; empty when it's whole."""
     notes: tuple[str, ...]
     """What a person should know about how the file is read."""
+    kind: Kind = "video"
+    files: tuple[Path, ...] = ()
+    """Of a folder: its frames, in order."""
+    loop: int = 1
+    """How often it is shown; 0 without end."""
+    lossless: bool = False
+    """The file is known to have kept its pixels exactly."""
+    profile: bytes = b""
+    """ICC profile of pictures."""
+    mastering: Mastering = NO_MASTERING
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -212,8 +247,6 @@ def open_clip(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
             notes.append("the file doesn't say when each frame is shown; they are counted")
         if moving:
             notes.append(f"{len(moving) + 1} video streams; the first is enlarged, the others are copied as they are")
-        if {"MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"} & {data.type.name for data in first.side_data}:
-            notes.append("HDR mastering metadata isn't kept; the colour tags are")
         return Clip(
             path=path,
             container=container.format.name,
@@ -222,7 +255,7 @@ def open_clip(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
             pixel_format=first.format.name,
             size=(rows, cols),
             bits=max(component.bits for component in first.format.components),
-            alpha=any(component.is_alpha for component in first.format.components) and not _opaque(path, first, stream),
+            alpha=any(component.is_alpha for component in first.format.components),
             grey=first.format.name.startswith("gray"),
             colour=colour,
             pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
@@ -238,6 +271,8 @@ def open_clip(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
             disposition=int(stream.disposition),
             broken=_broken(container, stream, packets, timeline, failure),
             notes=tuple(notes),
+            mastering=_mastering(first),
+            lossless=bool(stream.codec_context.codec.lossless and not stream.codec_context.codec.lossy),
         )
 
 
@@ -370,17 +405,6 @@ def _first_frame(path: Path, *, alpha: bool) -> Any:
     raise SourceError(f"{path}: none of its frames can be decoded")
 
 
-def _opaque(path: Path, first: Any, stream: Any) -> bool:
-    """Whether a GIF is: all have alpha, by which they save unchanged pixels; so all frames are looked at."""
-    if stream.codec_context.name != "gif":
-        return False
-    if first.to_ndarray()[..., 3].min() < 255:
-        return False
-    with opened(path) as container:
-        frames = decoded_frames(container, _pictures(path, container), alpha=False)
-        return all(frame.to_ndarray()[..., 3].min() == 255 for frame, _ in frames if frame is not None)
-
-
 def _colour(path: Path, frame: Any, context: Any) -> tuple[Colour, list[str]]:
     """What the levels mean, and what had to be taken for granted."""
     notes: list[str] = []
@@ -412,6 +436,23 @@ def _display_matrix(frame: Any) -> tuple[int, ...]:
         if data.type.name == "DISPLAYMATRIX":
             return tuple(int(value) for value in np.frombuffer(data, np.int32))
     return ()
+
+
+def _mastering(frame: Any) -> Mastering:
+    """Of FFmpeg's AVMasteringDisplayMetadata and AVContentLightMetadata."""
+    wanted = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
+    found = {
+        data.type.name: np.frombuffer(data, np.int32).tolist() for data in frame.side_data if data.type.name in wanted
+    }
+    display, light = found.get("MASTERING_DISPLAY_METADATA", []), found.get("CONTENT_LIGHT_LEVEL", [])
+    if len(display) < _DISPLAY_NUMBERS:
+        return Mastering(light=tuple(light[:2]))
+    values = [Fraction(one, other or 1) for one, other in zip(display[:20:2], display[1:20:2], strict=True)]
+    return Mastering(
+        primaries=tuple(values[:8]) if display[20] else (),
+        luminance=tuple(values[8:]) if display[21] else (),
+        light=tuple(light[:2]),
+    )
 
 
 def _track(stream: Any) -> Track:

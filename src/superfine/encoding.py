@@ -5,10 +5,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
-from superfine.clip import MATRICES, Clip, Colour
+from superfine.clip import MATRICES, NO_MASTERING, Clip, Colour, Mastering
 from superfine.errors import UsageError
 
-__all__ = ["CODECS", "CONTAINERS", "Codec", "Container", "Encoding", "container_of", "plan_encoding", "sample_bits"]
+__all__ = [
+    "CODECS",
+    "CONTAINERS",
+    "MASTERED",
+    "Codec",
+    "Container",
+    "Encoding",
+    "container_of",
+    "plan_encoding",
+    "sample_bits",
+]
 
 
 # What SVT-AV1 takes at most; encoders that hold a quality only ask for form's sake.
@@ -38,12 +48,13 @@ CODECS: Final = {
         Codec(
             "h264",
             "libx264",
-            18,
+            17,
             0,
             51,
             ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"),
             any_size=False,
-            options=(("preset", "fast"), ("x264-params", "open-gop=0")),
+            # A third of the time of `fast` at 18, and 0.2 dB below it, in files a tenth larger.
+            options=(("preset", "veryfast"), ("x264-params", "open-gop=0")),
         ),
         Codec(
             "h265",
@@ -89,6 +100,10 @@ CODECS: Final = {
 }
 
 
+#: Codecs whose packets say on which display a clip was made.
+MASTERED: Final = frozenset({"h264", "h265", "av1"})
+
+
 @dataclass(frozen=True)
 class Container:
     """A kind of file, and the codecs that its players expect, the usual one first."""
@@ -126,6 +141,7 @@ class Encoding:
     pixel_aspect: Fraction
     rate: Fraction
     """Frames a second, on average: encoders ask."""
+    mastering: Mastering = NO_MASTERING
 
 
 def container_of(path: Path) -> Container:
@@ -133,7 +149,7 @@ def container_of(path: Path) -> Container:
     if path.suffix.lower() not in CONTAINERS:
         raise UsageError(
             f"{path}: superfine doesn't write {path.suffix or 'a name without an ending'} as a video; it writes"
-            f" {' '.join(CONTAINERS)}"
+            f" {' '.join(CONTAINERS)}, .gif and .webp, and frames into a folder"
         )
     return CONTAINERS[path.suffix.lower()]
 
@@ -170,6 +186,8 @@ def plan_encoding(
         notes.append(
             f"{size[1]} x {size[0]} becomes {cols} x {rows} by repeating its edge: {chosen.name} wants even sides"
         )
+    if clip.mastering != NO_MASTERING and chosen.name not in MASTERED:
+        notes.append(f"HDR mastering metadata isn't kept, since {chosen.name} has no place for it; the colour tags are")
     colour = replace(clip.colour, centred=False)
     if colour.matrix not in MATRICES and not pixel_format.startswith(("gbr", "bgr", "gray")):
         colour = replace(colour, matrix=1, full=clip.grey and colour.full)
@@ -184,6 +202,7 @@ def plan_encoding(
             colour=colour,
             pixel_aspect=clip.pixel_aspect,
             rate=min(_FASTEST, clip.timeline.rate.limit_denominator(100_000)),
+            mastering=clip.mastering if chosen.name in MASTERED else NO_MASTERING,
         ),
         tuple(notes),
     )

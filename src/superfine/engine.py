@@ -3,8 +3,11 @@
     Engine: scale, halo, multiple_of, frames          facts
             engine(pixels) -> pixels                   (frames, h, w, c) -> (scale*h, scale*w, c)
 
-Pixels are float32 in 0..1, or uint8 or uint16, returned in kind. An engine
-keeps no state between calls that a result could depend on.
+Pixels are float32 in 0..1, or uint8 or uint16, returned in kind. `frames` is
+odd: the pictures in order of time, of which the one in the middle is enlarged;
+`still` makes a clip of a picture. An engine keeps no state between calls that a
+result could depend on. A network's ONNX file takes (1, 3*frames, h, w), red,
+green and blue of the first frame first.
 """
 
 import os
@@ -14,7 +17,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from itertools import product
 from math import prod
+from queue import SimpleQueue
 from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -43,6 +48,7 @@ __all__ = [
     "open_engine",
     "read_graph",
     "silent_openvino",
+    "still",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -84,8 +90,16 @@ class NetworkEngine(Engine, Protocol):
         ...
 
     def __call__(self, pixels: Array) -> Array:
-        """(1, h, w, 3) -> (scale*h, scale*w, 3) of the same dtype."""
+        """(frames, h, w, 3) -> (scale*h, scale*w, 3) of the same dtype."""
         ...
+
+
+def still(pixels: Array, frames: int) -> Array:
+    """A picture as a clip in which nothing moves, for engines of more than one frame: (h, w, c) -> (frames, h, w, c).
+
+    A view: no frame is copied.
+    """
+    return np.broadcast_to(pixels, (frames, *pixels.shape))
 
 
 class ClassicalEngine:
@@ -99,6 +113,8 @@ class ClassicalEngine:
         self._method = method
 
     def __call__(self, pixels: Array) -> Array:
+        if pixels.ndim != 4 or len(pixels) != 1:
+            raise ShapeError(f"want (1, h, w, c), got {pixels.shape}; interpolation sees one picture alone")
         size = (pixels.shape[1] * self.scale, pixels.shape[2] * self.scale)
         if self._method == MATLAB:
             return matlab_resize(pixels[0], size)
@@ -106,9 +122,14 @@ class ClassicalEngine:
 
 
 class OpenVINOEngine:
-    """A network on the CPU by OpenVINO: bf16 where the CPU has it natively, else fp32."""
+    """A network on the CPU by OpenVINO: bf16 where the CPU has it natively, else fp32.
 
-    def __init__(self, model: Model, precision: Precision = "auto", threads: int | None = None) -> None:
+    streams: how many calls, from as many threads, are computed at once; they share the cores. More calls take turns.
+    """
+
+    def __init__(
+        self, model: Model, precision: Precision = "auto", threads: int | None = None, streams: int = 1
+    ) -> None:
         ov = silent_openvino()
         self.scale, self.halo = model.card.scale, model.card.halo
         self.multiple_of, self.frames = model.card.multiple_of, model.card.frames
@@ -119,8 +140,10 @@ class OpenVINOEngine:
         if precision == "bf16" and not native:
             raise EngineError("this CPU has no native bf16; use --precision fp32 or auto")
         self.name = f"OpenVINO {ov.__version__.split('-')[0]}, CPU"
-        self._threads = threads or cores()
+        self._streams = streams
+        self._threads = max(threads or cores(), streams)
         self._graph = _checked_graph(model)
+        self._block = _shuffle_block(self._graph)
         # Where convolutions are in 8 bits already, bf16 would only round what is left, and not alike in every tile.
         self._in_8_bits = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
         plain = precision == "fp32" or self._in_8_bits or model.card.needs_fp32
@@ -128,11 +151,10 @@ class OpenVINOEngine:
         _check_ports(
             model, [_sides(port) for port in self._graph.inputs], [_sides(port) for port in self._graph.outputs]
         )
-        # By dtype and precision: the request for any shape, the one for a shape of its own, and that shape's streak.
-        self._any: dict[tuple[Any, str], Any] = {}
-        self._own: dict[tuple[Any, str], tuple[tuple[int, ...], Any]] = {}
+        # By dtype and precision: the graph for any shape, the one for a shape of its own, and that shape's streak.
+        self._any: dict[tuple[Any, str], _Requests | None] = {}
+        self._own: dict[tuple[Any, str], tuple[tuple[int, ...], _Requests]] = {}
         self._streaks: dict[tuple[Any, str], tuple[tuple[int, ...], int]] = {}
-        # Requests own their memory: two threads with one engine take turns.
         self._lock = threading.Lock()
 
     def precision_for(self, dtype: np.dtype[Any]) -> Literal["bf16", "fp32", "int8"]:
@@ -144,7 +166,7 @@ class OpenVINOEngine:
         return "bf16" if self.precision == "bf16" and not deep else "fp32"
 
     def __call__(self, pixels: Array) -> Array:
-        _check_given(pixels)
+        _check_given(pixels, self.frames)
         if pixels.dtype == np.uint8 and self.model.card.fp32_end:
             output, total = self._infer(pixels, self.precision)
             if not np.isfinite(total) and self.precision != "fp32":
@@ -157,53 +179,76 @@ class OpenVINOEngine:
 
     def _infer(self, pixels: Array, precision: str) -> tuple[Array, float]:
         with self._lock:
-            return self._infer_alone(pixels, precision)
+            requests = self._requests(pixels.dtype, pixels.shape, precision)
+        request = requests.get()
+        try:
+            return self._infer_by(request, pixels)
+        finally:
+            requests.put(request)
 
-    def _infer_alone(self, pixels: Array, precision: str) -> tuple[Array, float]:
-        request = self._request(pixels.dtype, pixels.shape, precision)
+    def _infer_by(self, request: Any, pixels: Array) -> tuple[Array, float]:
         try:
             request.infer({0: np.ascontiguousarray(pixels)}, share_inputs=True)
         except RuntimeError as error:
             raise _memory_or(error, EngineError(f"{self.model.card.name}: OpenVINO: {first_line(error)}")) from error
         # The output's memory is the request's own and is used again: the caller gets a copy.
         made: Array = request.get_output_tensor(0).data
+        if pixels.dtype == np.uint8:
+            count, channels, *sides = made.shape
+            large = (count, *(side * self._block for side in sides), channels // self._block**2)
+            _check_made(self.model, pixels.shape, large)
+            return _shuffled(made[0], self._block), float(request.get_output_tensor(1).data)
         _check_made(self.model, pixels.shape, made.shape)
         output: Array = made[0].copy()
-        return output, float(request.get_output_tensor(1).data) if pixels.dtype == np.uint8 else 0.0
+        return output, 0.0
 
-    def _request(self, dtype: np.dtype[Any], shape: tuple[int, ...], precision: str) -> Any:
-        """One graph takes any shape; a shape that keeps coming gets one of its own, which gives the same bits."""
+    def _requests(self, dtype: np.dtype[Any], shape: tuple[int, ...], precision: str) -> "_Requests":
+        """One graph takes any shape; a shape that keeps coming gets one of its own, which gives the same bits.
+
+        Clips, of one shape from end to end, get theirs at once: in bf16 a graph for any shape that reads a shape behind
+        a convolution rounds once more there, and a run that was resumed has to give what an unbroken one gives.
+        """
         kind = (dtype, precision)
         last, streak = self._streaks.get(kind, (shape, 0))
         streak = streak + 1 if shape == last else 1
         self._streaks[kind] = (shape, streak)
         if kind in self._own and self._own[kind][0] == shape:
             return self._own[kind][1]
-        if kind not in self._any:
-            self._any[kind] = self._compile(dtype, None, precision)
-        if streak < _WORTH_A_GRAPH and self._any[kind] is not None:
-            return self._any[kind]
+        if self.frames == 1 and streak < _WORTH_A_GRAPH:
+            if kind not in self._any:
+                self._any[kind] = self._compile(dtype, None, precision)
+            if (bending := self._any[kind]) is not None:
+                return bending
         own = self._compile(dtype, shape, precision)
         if own is None:
             raise ModelError(f"{self.model.source}: OpenVINO can't run it on {shape[1]} x {shape[2]}")
         self._own[kind] = (shape, own)
         return own
 
-    def _compile(self, dtype: np.dtype[Any], shape: tuple[int, ...] | None, precision: str) -> Any:
-        """A request for one shape, or for any; None where the network doesn't bend to it."""
+    def _compile(self, dtype: np.dtype[Any], shape: tuple[int, ...] | None, precision: str) -> "_Requests | None":
+        """Requests for one shape, or for any, one for each stream; None where the network doesn't bend to it."""
         hints = {
             "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
             "INFERENCE_NUM_THREADS": self._threads,
             "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": self._streams,
             "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES_KEPT,
         }
         try:
-            graph = _around(self._graph.clone(), dtype, shape)
-            return _core().compile_model(graph, "CPU", hints).create_infer_request()
+            graph = _around(self._graph.clone(), dtype, self.frames, shape)
+            compiled = _core().compile_model(graph, "CPU", hints)
+            requests = _Requests()
+            for _ in range(self._streams):
+                requests.put(compiled.create_infer_request())
+            return requests
         except RuntimeError as error:
             if isinstance(failure := _memory_or(error, error), MemoryError):
                 raise failure from error
             return None
+
+
+class _Requests(SimpleQueue[Any]):
+    """Those of one graph that are free. They own their memory, so one is used by one call at a time."""
 
 
 class OnnxRuntimeEngine:
@@ -242,11 +287,12 @@ class OnnxRuntimeEngine:
         return "int8" if b"QuantizeLinear" in self.model.content else "fp32"
 
     def __call__(self, pixels: Array) -> Array:
-        _check_given(pixels)
+        _check_given(pixels, self.frames)
         return _in_kind(self.model, lambda unit, precision: self._infer(unit), pixels, "fp32")
 
     def _infer(self, unit: npt.NDArray[np.float32]) -> Array:
-        planes = np.ascontiguousarray(unit.transpose(0, 3, 1, 2))
+        planes = np.ascontiguousarray(unit.transpose(0, 3, 1, 2))  # (frames, 3, h, w)
+        planes = planes.reshape(1, -1, *planes.shape[2:])
         try:
             output: Array = self._session.run(None, {self._input: planes})[0]
         except Exception as error:
@@ -275,9 +321,9 @@ class FixedSizeEngine:
         return self._inner.precision_for(dtype)
 
     def __call__(self, pixels: Array) -> Array:
-        _check_given(pixels)
+        _check_given(pixels, self.frames)
         sides = self.model.card.rows, self.model.card.cols
-        return covered(pixels[0], sides, self.scale, 2 * self.halo, lambda piece: self._inner(piece[None]))
+        return covered(pixels, sides, self.scale, 2 * self.halo, self._inner)
 
 
 #: --engine -> ONNX Runtime's name of the device; OpenVINO has none.
@@ -291,10 +337,17 @@ ENGINES: dict[str, str | None] = {
 
 
 def open_engine(
-    model: Model, engine: str = "openvino", precision: Precision = "auto", threads: int | None = None
+    model: Model,
+    engine: str = "openvino",
+    precision: Precision = "auto",
+    threads: int | None = None,
+    *,
+    streams: int = 1,
 ) -> NetworkEngine:
     """Run a model on an engine of `ENGINES`.
 
+    streams: how many threads will call it at once, as with the frames of a video: that is quicker than all cores on
+    one frame, and takes as many times the memory. ONNX Runtime needs no such word.
     Raises EngineError where the wish can't be met (nothing else is taken instead),
     MissingExtraError without ONNX Runtime, ModelError where the file can't be run.
     """
@@ -305,7 +358,7 @@ def open_engine(
     provider = ENGINES[engine]
     opened: NetworkEngine
     if provider is None:
-        opened = OpenVINOEngine(model, precision, threads)
+        opened = OpenVINOEngine(model, precision, threads, streams)
     else:
         opened = OnnxRuntimeEngine(model, provider, precision, threads)
     return FixedSizeEngine(opened) if model.card.rows else opened
@@ -314,8 +367,9 @@ def open_engine(
 def load_model(name: str, scale: int = 2, *, engine: str = "openvino", precision: Precision = "auto") -> Engine:
     """An engine by the name of its model: a shipped network, an .onnx file with a card, or a classical method.
 
-    The engine takes (1, h, w, 3) uint8, uint16 or float32 (0..1), and returns
-    (scale*h, scale*w, 3) in kind. Raises ModelError where there is none for this scale.
+    The engine takes (frames, h, w, 3) uint8, uint16 or float32 (0..1), and returns
+    (scale*h, scale*w, 3) in kind; its `frames` is 1 but for video networks. Raises
+    ModelError where there is none for this scale.
     """
     if name in CLASSICAL:
         return ClassicalEngine(name, scale)
@@ -406,29 +460,33 @@ def _checked_graph(model: Model) -> Any:
         side = -(-LEAST_SIDE // model.card.multiple_of) * model.card.multiple_of
         small = graph.clone()
         with suppress(RuntimeError):  # a size that it doesn't take is found when it gets one
-            small.reshape({0: [1, 3, side, side]})
+            small.reshape({0: [1, 3 * model.card.frames, side, side]})
             check_arrays(small, model.source, f" of {(side, side)}")
     return graph
 
 
 def _check_ports(model: Model, inputs: list[list[int | None]], outputs: list[list[int | None]]) -> None:
-    """One picture in, one out, both (N, 3, h, w); a side that isn't fixed is None."""
+    """One clip in, (N, 3*frames, h, w), one picture out, (N, 3, h, w); a side that isn't fixed is None."""
     if len(inputs) != 1 or len(outputs) != 1:
         ports = f"{len(inputs)} inputs and {len(outputs)} outputs"
         raise ModelError(f"{model.source}: has {ports}; superfine runs networks with one of each")
-    for port, sides in (("input", inputs[0]), ("output", outputs[0])):
-        if len(sides) != 4 or sides[1] not in (3, None):
+    frames = model.card.frames
+    for port, sides, channels in (("input", inputs[0], 3 * frames), ("output", outputs[0], 3)):
+        if len(sides) != 4 or sides[1] not in (channels, None):
             shape = ", ".join("?" if side is None else str(side) for side in sides)
-            raise ModelError(f"{model.source}: its {port} is ({shape}); superfine runs networks on (N, 3, h, w)")
+            wanted = f"(N, {channels}, h, w)" + (f" for the {frames} frames of its card" if channels > 3 else "")
+            raise ModelError(f"{model.source}: its {port} is ({shape}); superfine runs networks on {wanted}")
 
 
-def _check_given(pixels: Array) -> None:
-    if pixels.ndim != 4 or pixels.shape[0] != 1 or pixels.shape[3] != 3 or 0 in pixels.shape:
-        raise ShapeError(f"want (1, h, w, 3), got {pixels.shape}; `channels.for_channels` takes grey and alpha")
+def _check_given(pixels: Array, frames: int) -> None:
+    if pixels.ndim != 4 or pixels.shape[0] != frames or pixels.shape[3] != 3 or 0 in pixels.shape:
+        cure = "`engine.still` makes a clip of a picture, " if frames > 1 else ""
+        cure += "`channels.for_channels` takes grey and alpha"
+        raise ShapeError(f"want ({frames}, h, w, 3), got {pixels.shape}; {cure}")
 
 
 def _check_made(model: Model, given: tuple[int, ...], made: tuple[int, ...]) -> None:
-    """given: (1, h, w, 3), made: (1, rows, cols, channels). Raises ModelError where the card is wrong."""
+    """given: (frames, h, w, 3), made: (1, rows, cols, channels). Raises ModelError where the card is wrong."""
     scale = model.card.scale
     if made != (1, given[1] * scale, given[2] * scale, 3):
         wrong = f"makes {made[1:]} of {given[1:]}, which is not the x{scale} of its card"
@@ -440,49 +498,81 @@ def _sides(port: Any) -> list[int | None]:
     return [] if shape.rank.is_dynamic else [None if side.is_dynamic else side.get_length() for side in shape]
 
 
-def _around(graph: Any, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Any:
-    """The network for one shape or any, from (1, h, w, 3) pixels in kind to (1, S*h, S*w, 3) in kind.
+def _around(graph: Any, dtype: np.dtype[Any], frames: int, shape: tuple[int, ...] | None) -> Any:
+    """The network for one shape or any, from (frames, h, w, 3) pixels in kind to (1, S*h, S*w, 3).
 
-    uint8 in and out: levels are made in the graph, before the pixel shuffle
-    moves four times the data; a second output is the sum of all that becomes
-    levels, which is finite only where all of it is.
+    uint8 becomes uint8 levels as they are before the pixel shuffle, (1, 3*block*block, h, w): NumPy shuffles them five
+    times as fast. A second output is the sum of all that becomes levels, which is finite only where all of it is.
     """
     ov = silent_openvino()
     from openvino import opset13 as op
 
     rows, cols = (-1, -1) if shape is None else shape[1:3]
-    graph.reshape({0: [1, 3, rows, cols]})
+    graph.reshape({0: [1, 3 * frames, rows, cols]})
+    _add_once(op, graph)
     old = graph.get_parameters()[0]
-    new = op.parameter([1, rows, cols, 3], ov.Type(dtype))
+    new = op.parameter([frames, rows, cols, 3], ov.Type(dtype))
     unit = new
     if dtype == np.uint8:
         unit = op.multiply(op.convert(new, "f32"), op.constant(np.float32(1 / 255)))
-    planes = op.transpose(unit, op.constant(np.array([0, 3, 1, 2])))
+    planes = op.transpose(unit, op.constant(np.array([0, 3, 1, 2])))  # (frames, 3, h, w)
+    if frames > 1:
+        planes = op.reshape(planes, op.constant(np.array([1, 3 * frames, 0, 0])), True)
     old.output(0).replace(planes.output(0))
     last = graph.get_results()[0].input_value(0)
     if dtype != np.uint8:
         return ov.Model([op.result(op.transpose(last, op.constant(np.array([0, 2, 3, 1]))))], [new])
-    node = last.get_node()
-    shuffles = node.get_type_name() == "DepthToSpace" and node.get_attributes()["mode"] == "depth_first"
-    unit = node.input_value(0) if shuffles else last
+    unit = last.get_node().input_value(0) if _shuffle_block(graph) > 1 else last
     total = op.reduce_sum(unit, op.constant(np.array([0, 1, 2, 3])), False)
-    levels = _levels(op, unit)
-    if shuffles:
-        pixels = _shuffled(op, levels, node.get_attributes()["block_size"])
-    else:
-        pixels = op.transpose(levels, op.constant(np.array([0, 2, 3, 1])))
-    return ov.Model([op.result(pixels), op.result(total)], [new])
+    return ov.Model([op.result(_levels(op, unit)), op.result(total)], [new])
 
 
-def _shuffled(op: Any, levels: Any, block: int) -> Any:
-    """Pixel shuffle and transpose in one pass: (1, c*block*block, h, w) -> (1, block*h, block*w, c)."""
-    channels = levels.output(0).get_partial_shape()[1].get_length() // block**2
-    size = op.gather(op.shape_of(levels), op.constant(np.array([2, 3])), op.constant(np.int64(0)))  # (h, w)
-    apart = op.concat([op.constant(np.array([channels, block, block])), size], 0)
-    split = op.transpose(op.reshape(levels, apart, False), op.constant(np.array([3, 1, 4, 2, 0])))
-    large = op.multiply(size, op.constant(np.array([block, block])))
-    together = op.concat([op.constant(np.array([1])), large, op.constant(np.array([channels]))], 0)
-    return op.reshape(split, together, False)
+def _add_once(op: Any, graph: Any) -> None:
+    """Where some planes are repeated to be added to others, as luma to three channels: add them by broadcasting.
+
+    The same sums without the copies, which OpenVINO makes slowly.
+    """
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "Concat" or node.get_attributes()["axis"] != 1:
+            continue
+        repeated, times = node.input_value(0), len(node.inputs())
+        readers = list(node.output(0).get_target_inputs())
+        alike = all(port.get_source_output() == repeated for port in node.inputs())
+        if not alike or len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
+            continue
+        total = readers[0].get_node()
+        other = total.input_value(1 - readers[0].get_index())
+        few, many = (list(port.get_partial_shape()) for port in (repeated, other))
+        # Else the sum broadcasts by itself, or isn't of planes.
+        if len(few) != 4 or few[0] != 1 or few[1].is_dynamic or list(node.get_output_partial_shape(0)) != many:
+            continue
+        added = op.add(_in_groups(op, other, times), _in_groups(op, repeated, 1))
+        total.output(0).replace(_in_groups(op, added, many[1].get_length()).output(0))
+
+
+def _in_groups(op: Any, planes: Any, groups: int) -> Any:
+    """(1, c, h, w) -> (1, groups, c/groups*h, w); with as many groups as there are planes it is the way back."""
+    return op.reshape(planes, op.constant(np.array([1, groups, -1, 0])), True)
+
+
+def _shuffle_block(graph: Any) -> int:
+    """The side of the blocks of a pixel shuffle that ends the network; 1 where none does."""
+    node = graph.get_results()[0].input_value(0).get_node()
+    if node.get_type_name() != "DepthToSpace" or node.get_attributes()["mode"] != "depth_first":
+        return 1
+    block: int = node.get_attributes()["block_size"]
+    return block
+
+
+def _shuffled(levels: Array, block: int) -> Array:
+    """Pixel shuffle and transpose in one pass: (c*block*block, h, w) -> (block*h, block*w, c)."""
+    rows, cols = levels.shape[1:]
+    parts = levels.reshape(-1, block, block, rows, cols)
+    channels = len(parts)
+    large = np.empty((rows, block, cols, block, channels), levels.dtype)
+    for channel, down, right in product(range(channels), range(block), range(block)):
+        large[:, down, :, right, channel] = parts[channel, down, right]
+    return large.reshape(rows * block, cols * block, channels)
 
 
 def _levels(op: Any, unit: Any) -> Any:

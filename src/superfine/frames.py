@@ -16,7 +16,17 @@ import numpy.typing as npt
 from superfine.clip import MATRICES, Clip, Colour, decoded_frames, opened, shown_time
 from superfine.errors import SourceError, UsageError
 
-__all__ = ["Damaged", "Frame", "Interlaced", "conversion", "planar_format", "read_frames"]
+__all__ = [
+    "Damaged",
+    "Frame",
+    "Interlaced",
+    "checked_stretch",
+    "conversion",
+    "delivered",
+    "packed_format",
+    "planar_format",
+    "read_frames",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -29,7 +39,7 @@ _NO_PICTURE: Final = "there is no picture"
 # Codecs with packets that show nothing, or that are dropped by intent.
 _HIDING: Final = frozenset({"mpeg4", "msmpeg4v2", "msmpeg4v3", "vp8", "vp9", "av1"})
 # Codecs without fields.
-_PROGRESSIVE: Final = frozenset({"vp8", "vp9", "av1", "mjpeg", "gif", "apng", "png", "theora", "mpeg1video"})
+_PROGRESSIVE: Final = frozenset({"vp8", "vp9", "av1", "mjpeg", "apng", "png", "theora", "mpeg1video"})
 # How exactly the conversion is done; planar RGB takes a seventh of the time of packed RGB with these.
 _EXACT: Final = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
@@ -61,18 +71,40 @@ def read_frames(
     damaged: `stop` raises at a frame that can't be decoded rightly, and where the file breaks off; `repeat` shows the
     frame before it once more, so that sound stays in step. note: hears what was repeated. Raises SourceError.
     """
+    stop = checked_stretch(clip, first, stop, damaged)
+    if first == stop:
+        return
+    converter = _Converter(clip, interlaced, note)
+    begin = max(0, first - converter.back)
+    yield from delivered(clip, _converted(clip, converter, begin), first, stop, damaged=damaged, note=note)
+
+
+def checked_stretch(clip: Clip, first: int, stop: int | None, damaged: Damaged) -> int:
+    """The number after the last frame that is asked for. Raises UsageError; SourceError where the file is broken."""
     stop = len(clip.timeline) if stop is None else stop
     if not 0 <= first <= stop <= len(clip.timeline):
         raise UsageError(f"{clip.path}: frames {first} to {stop} of {len(clip.timeline)}; there are no others")
     if clip.broken and damaged == "stop" and stop == len(clip.timeline):
         raise SourceError(f"{clip.path}: {clip.broken}; take what is there with --damaged repeat")
-    if first == stop:
-        return
-    converter = _Converter(clip, interlaced, note)
-    begin = max(0, first - converter.back)
+    return stop
+
+
+def delivered(
+    clip: Clip,
+    pictures: Generator[tuple[int, Array | None, str], None, None],
+    first: int,
+    stop: int,
+    *,
+    damaged: Damaged,
+    note: Callable[[str], None],
+) -> Iterator[Frame]:
+    """Frames `first` to before `stop` of what a reader gives: each number in order, with pixels or with None and why.
+
+    What comes before `first` only stands in for a lost one. Raises SourceError where `damaged` says so.
+    """
     lost: list[tuple[int, str]] = []
     number = -1
-    with closing(_converted(clip, converter, begin)) as pictures:
+    with closing(pictures):
         for number, pixels, reason in _stood_in(pictures):
             if number < first:
                 continue
@@ -304,6 +336,14 @@ def planar_format(channels: int, bits: int) -> str:
     """What FFmpeg calls our pixels: grey, RGB or RGBA in planes of 8 or 16 bits."""
     name = {1: "gray", 3: "gbrp", 4: "gbrap"}[channels]
     return name if bits <= 8 else f"{name}16le"
+
+
+def packed_format(channels: int, bits: int) -> str:
+    """The same, pixel after pixel."""
+    deep = bits > 8
+    return {1: "gray16le" if deep else "gray", 3: "rgb48le" if deep else "rgb24", 4: "rgba64le" if deep else "rgba"}[
+        channels
+    ]
 
 
 def conversion(

@@ -17,13 +17,15 @@ from superfine.encoding import Container, container_of
 from superfine.errors import OutputError
 from superfine.segments import writing
 
-__all__ = ["join"]
+__all__ = ["join", "kept_metadata"]
 
 # What the muxers write themselves, and what is true of the source's packets alone.
 _OWN_KEYS: Final = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "alpha_mode"})
 _OWN_BEGINNINGS: Final = ("bps", "_statistics", "duration-", "number_of_")
 # Formats of whose muxers one takes covers as streams.
 _COVERS: Final = ("mp4",)
+# The end of a subtitle in MP4, which its muxer writes by itself.
+_NO_TEXT: Final = b"\0\0"
 _MICROSECOND: Final = Fraction(1, 1_000_000)
 
 
@@ -44,17 +46,20 @@ def join(
     until = timeline.at(0) + timeline.duration if part_of else None
     with writing(output), written_whole(output) as part:
         with ExitStack() as stack:
-            source = stack.enter_context(opened(clip.path))
+            # Pictures have no other streams.
+            source = stack.enter_context(opened(clip.path)) if clip.kind == "video" else None
             first = stack.enter_context(opened(segments[0]))
             options = {"movflags": "+faststart"} if container.format in ("mp4", "mov") else {}
             target = stack.enter_context(
                 av.open(f"file:{part}", "w", format=container.format, container_options=options)
             )
-            target.metadata.update(_kept(clip.metadata))
+            target.metadata.update(kept_metadata(clip.metadata))
             tracks = {track.index: track for track in clip.tracks}
             copies: dict[int, Any] = {}
             pictures = None
-            for stream in source.streams:
+            if source is None:
+                pictures = _joined_stream(target, first.streams.video[0], clip, timeline, alpha=alpha)
+            for stream in source.streams if source is not None else ():
                 if stream.index == clip.stream:
                     pictures = _joined_stream(target, first.streams.video[0], clip, timeline, alpha=alpha)
                 elif _belongs_to_container(stream):
@@ -82,7 +87,8 @@ def join(
     return tuple(notes)
 
 
-def _kept(metadata: dict[str, str]) -> dict[str, str]:
+def kept_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """What is worth keeping: not what the muxers write themselves, or what is true of the source's packets alone."""
     return {
         key: value
         for key, value in metadata.items()
@@ -124,7 +130,7 @@ def _joined_stream(target: Any, segment: Any, clip: Clip, timeline: Timeline, *,
     if clip.display_matrix:
         stream.set_display_matrix(clip.display_matrix)
     stream.metadata.clear()
-    stream.metadata.update(_kept(clip.stream_metadata))
+    stream.metadata.update(kept_metadata(clip.stream_metadata))
     if alpha and segment.codec_context.name in ("vp8", "vp9"):
         stream.metadata["alpha_mode"] = "1"
     stream.disposition = clip.disposition
@@ -133,7 +139,7 @@ def _joined_stream(target: Any, segment: Any, clip: Clip, timeline: Timeline, *,
 
 def _copied_stream(target: Any, stream: Any, track: Track) -> Any:
     copy = target.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(_kept(track.metadata))
+    copy.metadata.update(kept_metadata(track.metadata))
     copy.disposition = track.disposition
     return copy
 
@@ -232,11 +238,13 @@ def _copied_packets(
     if not copies:
         return
     last: dict[int, int] = {}
+    contexts = {index: source.streams[index].codec_context for index in copies}
+    names = {index: context.name if context is not None else "" for index, context in contexts.items()}
     packets = source.demux([source.streams[index] for index in copies])
     # Where the file breaks off its sound does too; that was found when it was opened.
     with suppress(av.FFmpegError):
         for packet in packets:
-            if not packet.size:
+            if not packet.size or (names[packet.stream_index] == "mov_text" and bytes(packet) == _NO_TEXT):
                 continue
             index, unit = packet.stream_index, packet.time_base
             still = packet.stream.type == "video" and packet.dts is None
@@ -287,7 +295,7 @@ def _checked(
         if off:
             notes.append(f"times are rounded to milliseconds, as {container.name} holds them")
         kept = {key.lower(): value for key, value in made.metadata.items()}
-        if lost := [key for key in _kept(clip.metadata) if key.lower() not in kept]:
+        if lost := [key for key in kept_metadata(clip.metadata) if key.lower() not in kept]:
             notes.append(f"metadata that {container.name} doesn't hold: {', '.join(lost)}")
         if clip.display_matrix and not _first_matrix(made):
             notes.append(f"{container.name} doesn't hold the rotation of {clip.rotation} degrees")

@@ -1,22 +1,26 @@
-"""Which pictures a run takes, and where each goes: no two share an output, and no source is one."""
+"""Which pictures and videos a run takes, and where each goes: no two share an output, and no source is one."""
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from superfine.encoding import CONTAINERS, container_of
 from superfine.errors import UsageError
+from superfine.footage import kind_of
 from superfine.image import FORMATS, format_of
 from superfine.journal import stamp
 from superfine.route import Job
+from superfine.video import output_kind
 
-__all__ = ["Item", "Listing", "list_pictures"]
+__all__ = ["Item", "Listing", "list_sources"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a run."""
+    """One picture or video of a run."""
 
     source: Path
     output: Path
@@ -25,52 +29,100 @@ class Item:
     weight: int
     problem: str = ""
     """Why it can't even be begun."""
+    moves: bool = False
+    """It's a video, an animation, or the frames of one."""
 
 
 @dataclass
 class Listing:
-    """The pictures of a run."""
+    """The pictures and videos of a run."""
 
     items: list[Item]
     ignored: int = 0
-    """Files in its folders that aren't pictures."""
+    """Files in its folders that are neither."""
 
 
 _SUFFIXES = {suffix: entry for entry in FORMATS.values() for suffix in entry.suffixes}
+# Of videos that lie in a folder; others can be named. TypeScript has taken `.ts`.
+_VIDEO_SUFFIXES: Final = frozenset(
+    {
+        *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+        *(".mts", ".mxf", ".ogv", ".vob", ".webm", ".wmv", ".y4m"),
+    }
+)
+# Containers that hold nearly everything: for videos whose own isn't written.
+_ANY_VIDEO: Final = ".mkv"
 
 
-def list_pictures(sources: Sequence[Path], output: Path | None, job: Job) -> Listing:
-    """All pictures of a run with their outputs, by name; no two share an output."""
+def list_sources(sources: Sequence[Path], output: Path | None, job: Job) -> Listing:
+    """All pictures and videos of a run with their outputs, by name; no two share an output."""
     expanded = [found for source in sources for found in _glob(source)]
     if not expanded:
         raise UsageError("no source given")
+    if len(expanded) == 1 and output is not None and _names_file(expanded[0], output, job):
+        return Listing([_lone(expanded[0], output)])
     lone = len(expanded) == 1 and not os.path.isdir(expanded[0])
-    if lone and output is not None and output.suffix and not os.path.isdir(output):
-        format_of(output)
-        _need_folder(output.parent)
-        return Listing([Item(expanded[0], output, None, _weight(expanded[0]))])
     if output is not None:
         _check_folder(output)
     listing = Listing([])
-    found: dict[Path, tuple[Path, Path, Path | None]] = {}
+    found: dict[Path, tuple[Path, Path, Path | None, str]] = {}
     for source in expanded:
-        if os.path.isdir(source):
+        if job.as_clip and os.path.isdir(source):
+            found.setdefault(_real(source), (source, _clip_beside(source, output, job), None, "frames"))
+        elif os.path.isdir(source):
             root = _root(source, output, job, several=len(expanded) > 1)
             for path in _walk(source, root, listing):
-                name = (root / path.relative_to(source)).with_suffix(_suffix(path, job))
-                found.setdefault(_real(path), (path, name, root if output is None else output))
+                shown = kind_of(path)
+                name = (root / path.relative_to(source)).with_suffix(_suffix(path, shown, job))
+                found.setdefault(_real(path), (path, name, root if output is None else output, shown))
         else:
-            name = _beside(source, job) if output is None else (output / source.name).with_suffix(_suffix(source, job))
-            found.setdefault(_real(source), (source, name, None if lone else output or source.parent))
+            shown = kind_of(source)
+            inside = output / source.name if output is not None else None
+            name = _beside(source, shown, job) if inside is None else inside.with_suffix(_suffix(source, shown, job))
+            found.setdefault(_real(source), (source, name, None if lone else output or source.parent, shown))
     if not found and not listing.items:
-        raise UsageError(f"no picture in {', '.join(map(str, expanded))}; superfine reads {' '.join(_SUFFIXES)}")
+        known = " ".join((*_SUFFIXES, *CONTAINERS))
+        raise UsageError(f"no picture and no video in {', '.join(map(str, expanded))}; superfine reads {known}")
     taken: set[str] = set()
-    for source, name, journal in found.values():
+    for source, name, journal, kind in found.values():
         free = _free(name, source, taken)
         own = f"{free}: is a source of this run itself; choose another output with -o"
         problem = own if _real(free) in found else ""
-        listing.items.append(Item(source, free, journal, _weight(source), problem))
+        listing.items.append(Item(source, free, journal, _weight(source), problem, moves=_moves(kind, free)))
     return listing
+
+
+def _names_file(source: Path, output: Path, job: Job) -> bool:
+    """Whether the output is that of the one source itself, and not a folder to put it into."""
+    if output_kind(output) == "frames" and "%" in output.name:
+        return True
+    if os.path.isdir(source):
+        return job.as_clip or output_kind(output) == "video" or output.suffix.lower() == ".gif"
+    return bool(output.suffix) and not os.path.isdir(output)
+
+
+def _lone(source: Path, output: Path) -> Item:
+    moves = _moves(kind_of(source), output)
+    if not moves and output.suffix.lower() in CONTAINERS and os.path.exists(source):
+        raise UsageError(f"{output}: {source} is no video; a picture goes into one of {' '.join(_SUFFIXES)}")
+    if not moves:
+        format_of(output)
+    elif not output_kind(output):
+        container_of(output)
+    _need_folder(output.parent.parent if "%" in output.name else output.parent)
+    return Item(source, output, None, _weight(source), moves=moves)
+
+
+def _moves(kind: str, output: Path) -> bool:
+    """Whether a source is taken as frames of a clip; an animation may also be wanted as a picture."""
+    return kind in ("video", "frames") or (kind == "animation" and output_kind(output) != "")
+
+
+def _clip_beside(source: Path, output: Path | None, job: Job) -> Path:
+    """Where the clip goes whose frames are in the folder `source`."""
+    here = source if source.name not in ("", "..") else _real(source)
+    root = here.with_name(f"{here.name}_{job.label}") if output is None else output / here.name
+    return root if job.file_format is None else root.with_name(f"{root.name}.{job.file_format.lower()}")
 
 
 def _root(source: Path, output: Path | None, job: Job, *, several: bool) -> Path:
@@ -105,7 +157,7 @@ def _glob(source: Path) -> list[Path]:
 
 
 def _walk(folder: Path, output: Path, listing: Listing) -> Iterator[Path]:
-    """Pictures below `folder`, links followed once, without what is in `output` and what begins with a dot."""
+    """Pictures and videos below `folder`, links followed once, without those in `output` and what begins with a dot."""
 
     def unread(error: OSError) -> None:
         place = Path(error.filename)
@@ -120,18 +172,31 @@ def _walk(folder: Path, output: Path, listing: Listing) -> Iterator[Path]:
         seen.add(_real(here))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in sorted(here / name for name in files if not name.startswith(".")):
-            if path.suffix.lower() in _SUFFIXES:
+            if path.suffix.lower() in _SUFFIXES or path.suffix.lower() in _VIDEO_SUFFIXES:
                 yield path
             else:
                 listing.ignored += 1
 
 
-def _suffix(source: Path, job: Job) -> str:
-    return source.suffix if job.file_format is None else f".{job.file_format.lower()}"
+def _suffix(source: Path, kind: str, job: Job) -> str:
+    """The ending of an output: what was asked for, where the source is of that kind; else its own."""
+    asked = "" if job.file_format is None else f".{job.file_format.lower()}"
+    match kind:
+        case "video":
+            own = source.suffix if source.suffix.lower() in CONTAINERS else _ANY_VIDEO
+            return asked if asked in CONTAINERS else own
+        case "animation":
+            return asked or source.suffix
+        case _:
+            return source.suffix if asked in ("", *CONTAINERS) else asked
 
 
-def _beside(source: Path, job: Job) -> Path:
-    return source.with_name(f"{source.stem}_{job.label}{_suffix(source, job)}")
+def _beside(source: Path, kind: str, job: Job) -> Path:
+    if "%" in source.name and kind == "frames":
+        folder = _real(source.parent)
+        root = folder.with_name(f"{folder.name}_{job.label}")
+        return root / source.name if job.file_format is None else root.with_suffix(f".{job.file_format.lower()}")
+    return source.with_name(f"{source.stem}_{job.label}{_suffix(source, kind, job)}")
 
 
 def _real(path: Path) -> Path:

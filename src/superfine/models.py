@@ -43,6 +43,8 @@ HaloKind = Literal["exact", "practical", "whole"]
 _CARD = "superfine"  # the key of the card in the file's metadata
 # ONNX keeps larger networks in several files: a protobuf message ends here.
 _LARGEST_FILE = 2**31 - 1
+# Far more than any network looks at; a video holds eight times as many in memory.
+_MOST_FRAMES = 63
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 
 
@@ -56,6 +58,7 @@ class Card:
     """Pixels around a tile that its result depends on, in the small picture."""
     multiple_of: int = 1
     frames: int = 1
+    """Pictures in a row that it looks at, an odd number, to enlarge the one in the middle."""
     rows: int = 0
     """The only height that the network takes; 0 takes any."""
     cols: int = 0
@@ -241,8 +244,11 @@ def _card(given: Any, source: str) -> Card:
         raise ModelError(f"{source}: its card says halo_kind = {given['halo_kind']!r}, want {wanted}")
     if (given.get("rows", 0) == 0) != (given.get("cols", 0) == 0):
         raise ModelError(f"{source}: its card says one of rows and cols; want both, or neither for any size")
-    if given.get("frames", 1) != 1:
-        raise ModelError(f"{source}: wants {given['frames']} frames; this version enlarges single pictures")
+    if (frames := given.get("frames", 1)) % 2 == 0 or frames > _MOST_FRAMES:
+        raise ModelError(
+            f"{source}: its card says frames = {frames}, want an odd number, so that one is in the middle, up to"
+            f" {_MOST_FRAMES}"
+        )
     return Card(**given)
 
 

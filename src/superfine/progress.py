@@ -4,13 +4,19 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
+from superfine.clip import shown_time
 from superfine.terminal import one_line
-from superfine.upscale import Progress, Report, Result
+from superfine.upscale import Pace, Progress, Report, Result, VideoResult
 
 __all__ = ["JsonLines", "Terminal"]
+
+# How often a machine hears of a video.
+_LINE_SECONDS: Final = 1.0
 
 
 class Terminal(Progress):
@@ -22,6 +28,7 @@ class Terminal(Progress):
         self._started = time.monotonic()
         self._pictures = 0
         self._finished = 0
+        self._resumed: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +54,18 @@ class Terminal(Progress):
         if self._bar is not None:
             self._bar.advance(self._task, weight)
 
+    def watch(self, pace: Pace) -> None:
+        if self._bar is None:
+            return
+        if pace.resumed and self._resumed != pace.source:
+            # What an earlier run did took this one no time.
+            self._resumed = pace.source
+            self._bar.reset(self._task, completed=self._bar.tasks[self._task].completed)
+        speed = f", {pace.fps:.1f} fps" if pace.fps else ""
+        name = one_line(pace.source.name)
+        which = f"{self._finished + 1} of {self._pictures}: " if self._pictures > 1 else ""
+        self._bar.update(self._task, description=f"{which}{name}: frame {pace.done} of {pace.frames}{speed}")
+
     def warn(self, message: str) -> None:
         if self._bar is not None:
             self._bar.console.print(one_line(message), markup=False, highlight=False)
@@ -66,8 +85,9 @@ class Terminal(Progress):
         for result in report.results:
             if result.status == "planned" or (lone and result.status == "done"):
                 _say(_line(result))
+        things = _things(report)
         for note, count in Counter(note for result in report.results for note in result.notes).items():
-            _say(f"note: {note}" if lone else f"note: {count} of {len(report.results)} pictures: {note}")
+            _say(f"note: {one_line(note)}" if lone else f"note: {count} of {len(report.results)} {things}: {note}")
         if not lone:
             statuses = ("done", "planned", "skipped", "failed")
             parts = [f"{report.count(status)} {status}" for status in statuses if report.count(status)]
@@ -82,7 +102,10 @@ class Terminal(Progress):
 
 
 class JsonLines(Progress):
-    """One line of JSON on standard output for each picture."""
+    """One line of JSON on standard output for each picture and video, and for a video one a second while it's made."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -90,15 +113,29 @@ class JsonLines(Progress):
     def __exit__(self, *error: object) -> None:
         return None
 
-    def finish(self, result: Result) -> None:
-        def plain(value: object) -> object:
-            return str(value) if isinstance(value, Path) else value
+    def watch(self, pace: Pace) -> None:
+        if time.monotonic() - self._said < _LINE_SECONDS:
+            return
+        self._said = time.monotonic()
+        left = pace.seconds_left
+        facts = asdict(pace) | {"status": "working", "seconds_left": None if left is None else round(left, 1)}
+        _line_of(facts | {"fps": round(pace.fps, 2)})
 
-        line = json.dumps({key: plain(value) for key, value in vars(result).items()})
-        print(line, flush=True)  # noqa: T201
+    def finish(self, result: Result) -> None:
+        _line_of(vars(result) | {"video": None if result.video is None else asdict(result.video)})
 
     def summary(self, report: Report) -> None:
-        """Nothing more: every line was one picture."""
+        """Nothing more: every line was one of its results."""
+
+
+def _line_of(facts: dict[str, Any]) -> None:
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in facts.items()}
+    print(json.dumps(plain), flush=True)  # noqa: T201
+
+
+def _things(report: Report) -> str:
+    videos = sum(result.video is not None for result in report.results)
+    return {0: "pictures", len(report.results): "videos"}.get(videos, "files")
 
 
 def _line(result: Result) -> str:
@@ -106,7 +143,21 @@ def _line(result: Result) -> str:
     how = f"{result.model}, {result.engine}, {result.precision}"
     planned = result.status == "planned"
     cost = f"about {result.seconds:.1f} s, {result.memory_gb:g} GB" if planned else f"{result.seconds:.2f} s"
-    return f"{one_line(str(result.source))} -> {one_line(str(result.output))}\n  {' -> '.join(sizes)}, {how}, {cost}"
+    frames = "" if result.video is None else f"\n  {_frames(result.video, planned=planned)}"
+    line = f"{one_line(str(result.source))} -> {one_line(str(result.output))}\n  {' -> '.join(sizes)}, {how}, {cost}"
+    return line + frames
+
+
+def _frames(video: VideoResult, *, planned: bool) -> str:
+    parts = [f"{video.frames} frame{'s' * (video.frames != 1)} in {shown_time(Fraction(video.duration))}"]
+    parts += [f"{video.fps:.4g} a second", f"{video.codec} {video.pixel_format}".strip()]
+    if planned:
+        return ", ".join(parts)
+    parts += [f"{video.speed:.1f} frames made a second"]
+    parts += [f"{video.resumed} were done before"] * (video.resumed > 0)
+    alike = video.frames - video.resumed - video.computed
+    parts += [f"{alike} the same as the one before"] * (alike > 0)
+    return ", ".join(parts)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What to make of one picture: which networks, in which order and tiles, within which memory."""
+"""What to make of one picture or frame: which networks, in which order and tiles, within which memory."""
 
 import hashlib
 import json
@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from fractions import Fraction
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -20,10 +21,23 @@ from superfine.blend import blend
 from superfine.channels import BLEED, bleed, for_channels
 from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
-from superfine.engine import ENGINES, LEAST_SIDE, Engine, NetworkEngine, Precision, engine_state, open_engine
+from superfine.encoding import CODECS, CONTAINERS
+from superfine.engine import (
+    ENGINES,
+    LEAST_SIDE,
+    Engine,
+    NetworkEngine,
+    Precision,
+    cores,
+    cpu_features,
+    engine_state,
+    open_engine,
+    still,
+)
 from superfine.errors import EngineError, UsageError
+from superfine.frames import Damaged, Interlaced
 from superfine.image import MAX_MEGAPIXELS, coding_of, format_of
-from superfine.models import CLASSICAL, MATLAB, Model, families, find_model
+from superfine.models import CLASSICAL, MATLAB, Card, Model, families, family, find_model
 from superfine.tiles import Grid, Window, enlarge
 
 __all__ = [
@@ -39,6 +53,7 @@ __all__ = [
     "Workshop",
     "Workshops",
     "choose_model",
+    "choose_video_model",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -51,6 +66,8 @@ MAX_SCALE: Final = 16
 SOFT: Final = "photo"
 SHARP: Final = "sharp"
 _SMALLEST_TILE: Final = 32
+# Frames that take less than this are enlarged as one tile: one shape all the time, and no overlap computed twice.
+_WHOLE_FRAME_BYTES: Final = 500_000_000
 _BLED_TILE: Final = 512
 #: Bands that wait between two threads.
 QUEUED_BANDS: Final = 2
@@ -60,7 +77,7 @@ FIXED_BYTES: Final = 250_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to make, for every picture of a run."""
+    """What to make, for every picture and video of a run."""
 
     scale: float | None = None
     """Times each side, 1 to 16; where neither it nor `size` is given the model's only scale, or 2."""
@@ -75,12 +92,28 @@ class Job:
     memory_gb: float | None = None
     """Memory to stay below; half of the machine's where none is given."""
     file_format: str | None = None
-    """Ending of outputs whose name isn't given (`png`, `jpg`, …); the source's where none is given."""
+    """Ending of outputs whose name isn't given (`png`, `mp4`, …), for sources of its kind; else the source's."""
     quality: int | None = None
     """1 to 100, for lossy formats."""
     white: float | None = None
     """The level of white in float TIFF."""
     max_megapixels: float = MAX_MEGAPIXELS
+    codec: str = "auto"
+    """How videos are encoded: `h264`, `h265`, `av1`, `vp9` or `ffv1`; `auto` is the container's usual one."""
+    crf: int | None = None
+    """Constant quality of videos, smaller is better; the codec's own where none is given."""
+    start: Fraction | None = None
+    """Seconds; frames of videos that are shown from then on."""
+    end: Fraction | None = None
+    """Seconds; frames of videos that are shown before."""
+    damaged: Damaged = "stop"
+    """What to do with a frame of a video that can't be decoded."""
+    interlaced: Interlaced = "deinterlace"
+    """What to do with frames of a video that are two half pictures."""
+    rate: Fraction | None = None
+    """Frames a second of a folder of frames."""
+    as_clip: bool = False
+    """Folders are the frames of one clip each, in the order of their names."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.size is not None:
@@ -105,8 +138,19 @@ class Job:
             raise UsageError(f"--memory {self.memory_gb:g} is not above 0")
         if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
             raise UsageError(f"--white {self.white:g} is not a level above 0")
-        if self.file_format is not None:
+        if self.file_format is not None and f".{self.file_format.lower()}" not in CONTAINERS:
             format_of(Path(f"name.{self.file_format}"))
+        self._check_video()
+
+    def _check_video(self) -> None:
+        if self.damaged not in get_args(Damaged):
+            raise UsageError(f"--damaged {self.damaged!r} is none of {', '.join(get_args(Damaged))}")
+        if self.interlaced not in get_args(Interlaced):
+            raise UsageError(f"--interlaced {self.interlaced!r} is none of {', '.join(get_args(Interlaced))}")
+        if self.codec not in ("auto", *CODECS):
+            raise UsageError(f"--codec {self.codec!r} is none of auto, {', '.join(CODECS)}")
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise UsageError(f"--start {float(self.start):g} isn't before --end {float(self.end):g} (seconds)")
 
     def target(self, size: Size, *, sideways: bool = False) -> Size:
         """The size (rows, cols) as stored that a picture of `size` gets; `sideways` where it's seen turned.
@@ -154,6 +198,23 @@ def choose_model(kind: str, lossless: bool | None, shipped: Collection[str]) -> 
     return Choice(name, reason)
 
 
+def choose_video_model(kind: str, lossless: bool, need: float, models: Collection[Card]) -> Choice:
+    """What `auto` means for a video: `video` where it is lossless, else `video-real`, as far as they are shipped.
+
+    kind: FFmpeg's name of the codec. need: times each side. models: the cards that there are. A family counts as
+    shipped where its nearest network isn't more than twice as large as needed. Else it's one that sees single frames:
+    `balanced` for lossless sources; `fast` for lossy ones, of which the finest is lost already and whose damage it
+    leaves as it is, since `photo` takes three times as long for each of thousands of frames.
+    """
+    wanted = ("video", "balanced", "fast") if lossless else ("video-real", "fast", "balanced")
+    shipped = {family(card) for card in models if need <= card.scale < 2 * need or card.scale == 4 < need}
+    name = next((name for name in wanted if name in shipped), wanted[1])
+    reason = f"auto chose {name} for {'lossless' if lossless else 'lossy'} {kind} video"
+    if name != wanted[0]:
+        reason += f"; {wanted[0]} is not shipped at this scale"
+    return Choice(name, reason)
+
+
 @dataclass(frozen=True)
 class Route:
     """The stages from one size to another: networks in a chain, then at most one resampling."""
@@ -169,10 +230,24 @@ class Route:
     memory: int
     """Estimated peak in bytes."""
 
+    @property
+    def frames(self) -> int:
+        """How many frames of a clip the first network sees at once, an odd number."""
+        return self.engines[0].frames if self.engines else 1
+
+    def frame(self, window: Array) -> Array:
+        """One frame of a clip: (frames, rows, cols, channels) around it -> (rows, cols, channels) of `target`."""
+        made = list(self.bands(window.shape[1:], [window]))
+        return made[0] if len(made) == 1 else np.concatenate(made)
+
     def bands(
         self, shape: Shape, bands: Iterable[Array], done: Callable[[float], None] = lambda share: None
     ) -> Iterator[Array]:
-        """Bands of the result from the bands of a picture; `done` hears the share of the work that each tile was."""
+        """Bands of the result from the bands of a picture; `done` hears the share of the work that each tile was.
+
+        shape: (rows, cols, channels). The bands may be of a clip, (frames, rows, cols, channels), which makes one
+        picture; for networks of more frames, a picture is a clip in which nothing moves.
+        """
         work = self._work(shape)
 
         def tell(pixels: int) -> None:
@@ -180,10 +255,12 @@ class Route:
 
         if self.worked == np.float32:
             bands = map(to_unit, bands)
+        if not self.engines:
+            bands = map(_middle, bands)
         for engine, tile in zip(self.engines, self.tiles, strict=True):
-            window = Window(shape, self.worked, bands)
+            window = Window((engine.frames, *shape), self.worked, _of_frames(bands, engine.frames))
             grid = Grid(engine.scale, engine.halo, engine.multiple_of, LEAST_SIDE)
-            bands = enlarge(window, grid, tile, partial(_on_one_frame, engine), done=tell)
+            bands = enlarge(window, grid, tile, engine, done=tell)
             shape = (shape[0] * engine.scale, shape[1] * engine.scale, shape[2])
         if not self.engines and shape[2] in (2, 4) and self.method != "nearest":
             bands = enlarge(Window(shape, self.worked, bands), Grid(1, BLEED, 1), _BLED_TILE, _filled)
@@ -211,8 +288,16 @@ def _filled(pixels: Array) -> Array:
     return np.concatenate([bleed(pixels[..., :-1], pixels[..., -1:]), pixels[..., -1:]], axis=-1)
 
 
-def _on_one_frame(engine: Engine, pixels: Array) -> Array:
-    return engine(pixels[None])
+def _of_frames(bands: Iterable[Array], frames: int) -> Iterator[Array]:
+    """Bands of a clip of so many frames as they are; else those of a clip in which nothing moves."""
+    for band in bands:
+        yield band if band.ndim == 4 and len(band) == frames else still(_middle(band), frames)
+
+
+def _middle(band: Array) -> Array:
+    """Rows of a picture as they are, of a clip those of the frame in its middle."""
+    middle: Array = band[len(band) // 2] if band.ndim == 4 else band
+    return middle
 
 
 def _networks(name: str, sharpness: float | None) -> dict[int, Model]:
@@ -271,8 +356,30 @@ class Workshop:
         enough = [chain for chain in chains if math.prod(chain) >= need - 1e-9]
         return min(enough, key=lambda chain: (math.prod(chain), len(chain), chain))
 
-    def route(self, shape: Shape, dtype: np.dtype[Any], target: Size, made: np.dtype[Any], held: int = 0) -> Route:
-        """How to make pictures of this shape `target` large, in dtype `made`; `held` bytes are taken besides."""
+    def clip_route(self, shape: Shape, dtype: np.dtype[Any], target: Size, held: int) -> Route:
+        """How to make frames of this shape `target` large: as one tile where that isn't too large."""
+        cards = [self.models[scale].card for scale in self.factors((shape[0], shape[1]), target)]
+        rows, cols = shape[:2]
+        whole: list[int] = []
+        for card in cards:
+            small = rows * cols * card.bytes_per_pixel <= _WHOLE_FRAME_BYTES
+            whole.append(max(rows, cols) if small else card.tile)
+            rows, cols = rows * card.scale, cols * card.scale
+        return self.route(shape, dtype, target, dtype, held, whole)
+
+    def route(
+        self,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        target: Size,
+        made: np.dtype[Any],
+        held: int = 0,
+        sides: Sequence[int] | None = None,
+    ) -> Route:
+        """How to make pictures of this shape `target` large, in dtype `made`; `held` bytes are taken besides.
+
+        sides: of the tiles that each network gets where memory allows it; by default as its card says.
+        """
         factors = self.factors((shape[0], shape[1]), target)
         engines = tuple(for_channels(self.engine(scale), shape[2]) for scale in factors)
         direct = len(factors) == 1 and made == dtype and (shape[0] * factors[0], shape[1] * factors[0]) == target
@@ -281,9 +388,10 @@ class Workshop:
         worked = dtype if direct or self.name == MATLAB else np.dtype(np.float32)
         cards = [self.models[engine.scale].card for engine in engines]
         method = self.name if self.name in CLASSICAL else "bicubic"
+        sides = [card.tile for card in cards] if sides is None else sides
         share = 1.0
         while True:
-            tiles = tuple(max(_SMALLEST_TILE, int(card.tile * share)) for card in cards)
+            tiles = tuple(max(_SMALLEST_TILE, int(side * share)) for side in sides)
             per_pixel = [card.bytes_per_pixel for card in cards]
             largest = _largest_tile(shape, engines, tiles, per_pixel)
             needed = held + _memory(shape, worked, target, engines, tiles) + largest
@@ -303,6 +411,29 @@ class Workshop:
         _warm.cache_clear()
         self.kept = 0
 
+    def pixels_fingerprint(self, route: Route) -> str:
+        """Everything that decides the pixels of a route to the last bit, on this machine."""
+        engines = [self.engine(engine.scale) for engine in route.engines]
+        facts = {
+            "job": self.fingerprint,
+            "networks": [
+                [engine.model.sha256, engine.name, engine.precision_for(route.worked), engine.halo, engine.multiple_of]
+                for engine in engines
+            ],
+            "route": [*route.target, *route.tiles, route.method, str(route.worked), str(route.made)],
+            "machine": [cpu_features()["name"], cores()] if engines else [],
+            "numpy": np.__version__,
+        }
+        return _digest(facts)
+
+    @cached_property
+    def video_fingerprint(self) -> str:
+        """What decides the content of videos, besides their sources."""
+        job = self.job
+        return _digest(
+            [self.fingerprint, job.codec, job.crf, job.start, job.end, job.damaged, job.interlaced, job.rate]
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """What decides the content of outputs, besides their sources."""
@@ -311,7 +442,11 @@ class Workshop:
             "models": {scale: model.sha256 for scale, model in sorted(self.models.items())} or self.name,
             "job": [self.job.label, self.job.engine, self.job.precision, self.job.quality, self.job.white],
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(facts)
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class Workshops:
@@ -330,11 +465,34 @@ class Workshops:
 
         Raises SourceError where `auto` can't read the file.
         """
-        choice = Choice(self.job.model)
+        if self._chooses:
+            return self._of(choose_model(*(("pixels", True) if source is None else coding_of(source)), families()))
+        return self._of(self._asked)
+
+    def suited_to_video(self, kind: str, size: Size, *, lossless: bool) -> tuple[Workshop, str]:
+        """The workshop for a video whose frames are (rows, cols), and why it's this one where `auto` chose.
+
+        kind: FFmpeg's name of the codec.
+        """
+        if not self._chooses:
+            return self._of(self._asked)
+        need = 2.0 if self.job.scale is None else self.job.scale
+        if self.job.size is not None:  # the longer side to the longer one: the video may be seen turned
+            need = max(wanted / there for wanted, there in zip(sorted(self.job.size), sorted(size), strict=True))
+        cards = [model.card for name in families() for model in find_model(name)]
+        return self._of(choose_video_model(kind, lossless, need, cards))
+
+    @property
+    def _chooses(self) -> bool:
+        return self.job.model == "auto" and self.job.sharpness is None
+
+    @property
+    def _asked(self) -> Choice:
         if self.job.sharpness is not None:
-            choice = Choice(SHARP, f"--sharpness {self.job.sharpness:g} takes {SOFT} and {SHARP}")
-        elif choice.name == "auto":
-            choice = choose_model(*(("pixels", True) if source is None else coding_of(source)), families())
+            return Choice(SHARP, f"--sharpness {self.job.sharpness:g} takes {SOFT} and {SHARP}")
+        return Choice(self.job.model)
+
+    def _of(self, choice: Choice) -> tuple[Workshop, str]:
         if choice.name not in self._made:
             self._made[choice.name] = Workshop(replace(self.job, model=choice.name))
         return self._made[choice.name], choice.reason

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.atomic import written_whole
+from superfine.clip import Mastering
 from superfine.encoding import Encoding, sample_bits
 from superfine.errors import OutputError, ShapeError
-from superfine.frames import conversion, planar_format
+from superfine.frames import conversion, packed_format, planar_format
 
 __all__ = ["SegmentWriter", "writing"]
 
@@ -33,6 +34,11 @@ _FULL_DISK: Final = 1 << 20
 _THREADS: Final = 4
 # Frames with more pixels are expensive to look ahead at: 40 of 4K take 1.2 GB.
 _LARGE: Final = 4_000_000
+_FRUGAL: Final = {
+    "libx264": ("rc-lookahead=12",),
+    "libx265": ("rc-lookahead=6",),
+    "libsvtav1": ("lp=2", "lookahead=8"),
+}
 # No encoder decodes a frame so many before it is shown.
 _REORDERED: Final = 64
 # The frames of a segment are counted in milliseconds there, which Matroska holds exactly.
@@ -50,7 +56,7 @@ class SegmentWriter:
         self._count = self._written = 0
         self._graph: Any = None
         if encoding.shape[2] > 1:
-            given = planar_format(encoding.shape[2], encoding.bits)
+            given = _given_format(encoding)
             self._graph = conversion(encoding.size, given, encoding.pixel_format, encoding.colour, to_rgb=False)
         with ExitStack() as stack:
             stack.enter_context(writing(path))
@@ -89,9 +95,15 @@ class SegmentWriter:
             pixels = np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
         if encoding.shape[2] == 1:
             return _grey_frame(pixels[..., 0], encoding.pixel_format)
-        given = planar_format(encoding.shape[2], encoding.bits)
+        given = _given_format(encoding)
         whole: Any = np.ascontiguousarray(pixels)
-        frame = av.VideoFrame.from_ndarray(whole, format=given)
+        if encoding.shape[2] == 3:
+            frame = av.VideoFrame.from_numpy_buffer(whole, given)  # no copy; `whole` lives until the graph has read it
+        else:
+            frame = av.VideoFrame(encoding.size[1], encoding.size[0], given)
+            target: Any
+            for target, channel in zip(frame.planes, (1, 2, 0, 3), strict=True):
+                np.frombuffer(target, pixels.dtype).reshape(target.height, -1)[:, : target.width] = whole[..., channel]
         frame.pts, frame.time_base = 0, Fraction(1)
         self._graph.push(frame)
         return self._graph.pull()
@@ -104,6 +116,12 @@ class SegmentWriter:
             )  # x265's own are wild in a segment of one frame; `joining` makes them
             self._written += 1
             self._container.mux(packet)
+
+
+def _given_format(encoding: Encoding) -> str:
+    """Packed RGB needs no copy; packed alpha would come out up to a level off."""
+    name = packed_format if encoding.shape[2] == 3 else planar_format
+    return name(encoding.shape[2], encoding.bits)
 
 
 class _AbandonedError(Exception):
@@ -128,16 +146,9 @@ def _grey_frame(plane: Array, pixel_format: str) -> Any:
 
 
 def _video_stream(container: Any, encoding: Encoding) -> Any:
-    options = dict(encoding.codec.options)
-    if encoding.crf is not None:
-        options["crf"] = str(encoding.crf)
     if encoding.codec.encoder == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # it talks to stderr by itself; errors only
-    if encoding.size[0] * encoding.size[1] > _LARGE and encoding.codec.encoder in ("libx264", "libx265"):
-        options[f"{encoding.codec.encoder.removeprefix('lib')}-params"] += ":rc-lookahead=12"
-    if encoding.codec.encoder == "libx264" and _has_avx512():
-        options["x264-params"] += ":asm=AVX2"
-    stream = container.add_stream(encoding.codec.encoder, rate=encoding.rate, options=options)
+    stream = container.add_stream(encoding.codec.encoder, rate=encoding.rate, options=_options(encoding))
     context = stream.codec_context
     context.height, context.width = encoding.size
     context.pix_fmt = encoding.pixel_format
@@ -151,6 +162,44 @@ def _video_stream(container: Any, encoding: Encoding) -> Any:
     if encoding.codec.name != "ffv1":
         context.gop_size = 250
     return stream
+
+
+def _options(encoding: Encoding) -> dict[str, str]:
+    """The encoder's options, with the ones that depend on the clip."""
+    options = dict(encoding.codec.options)
+    if encoding.crf is not None:
+        options["crf"] = str(encoding.crf)
+    encoder = encoding.codec.encoder
+    name = f"{encoder.removeprefix('lib')}-params"
+    given = [options[name]] if name in options else []
+    if encoding.size[0] * encoding.size[1] > _LARGE:
+        given += _FRUGAL.get(encoder, ())
+    if encoder == "libx264" and _has_avx512():
+        given.append("asm=AVX2")
+    given += _mastered(encoder, encoding.mastering)
+    return options | ({name: ":".join(given)} if given else {})
+
+
+def _mastered(encoder: str, mastering: Mastering) -> Iterator[str]:
+    """What x264, x265 and SVT-AV1 are told of the display and the light."""
+    av1 = encoder == "libsvtav1"
+    if mastering.primaries and mastering.luminance:
+        # AV1's wants numbers, the others multiples of 0.00002, and of 0.0001 for the light.
+        steps = (Fraction(1), Fraction(1)) if av1 else (Fraction(1, 50_000), Fraction(1, 10_000))
+        red, green, blue, white = (
+            ",".join(_number(value / steps[0], whole=not av1) for value in mastering.primaries[at : at + 2])
+            for at in (0, 2, 4, 6)
+        )
+        least, most = (_number(value / steps[1], whole=not av1) for value in mastering.luminance)
+        name = "master-display" if encoder == "libx265" else "mastering-display"
+        yield f"{name}=G({green})B({blue})R({red})WP({white})L({most},{least})"
+    if mastering.light:
+        name = {"libx264": "cll", "libx265": "max-cll"}.get(encoder, "content-light")
+        yield f"{name}={mastering.light[0]},{mastering.light[1]}"
+
+
+def _number(value: Fraction, *, whole: bool) -> str:
+    return str(round(value)) if whole else f"{float(value):.8g}"
 
 
 def _has_avx512() -> bool:

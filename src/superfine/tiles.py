@@ -2,7 +2,8 @@
 
 Knows no engine: `enlarge` takes any function on pixels. All tiles of one
 picture have one shape, so that an engine prepares itself once; they lie on the
-engine's grid, and each is cut with the halo that its inner part depends on.
+engine's grid, and each is cut with the halo that its inner part depends on. A
+clip, (frames, h, w, c), is cut alike in all its frames and makes one picture.
 A tile that runs out of memory is halved; one that can't be halved fails the
 picture. Half-right pixels don't exist.
 """
@@ -90,14 +91,15 @@ def covered(
 ) -> Array:
     """(h, w, c) -> (scale*h, scale*w, c) by a `compute` that takes no other size than `sides`, (rows, cols).
 
-    Pieces overlap as `cover` says; a picture that is smaller is padded by its edge.
+    Pieces overlap as `cover` says; a picture that is smaller is padded by its edge. A clip, (frames, h, w, c), comes to
+    `compute` in pieces of all its frames.
     """
-    rows, cols = pixels.shape[:2]
-    past = [(0, max(0, side - size)) for side, size in zip(sides, (rows, cols), strict=True)]
-    pixels = np.pad(pixels, (*past, (0, 0)), mode="edge")
+    rows, cols = pixels.shape[-3:-1]
+    down_past, across_past = (max(0, side - size) for side, size in zip(sides, (rows, cols), strict=True))
+    pixels = _padded(pixels, down_past, across_past)
     large: Array | None = None
     for down, across in product(cover(rows, sides[0], overlap), cover(cols, sides[1], overlap)):
-        piece = pixels[down.outer_start : down.outer_stop, across.outer_start : across.outer_stop]
+        piece = pixels[..., down.outer_start : down.outer_stop, across.outer_start : across.outer_stop, :]
         part = compute(np.ascontiguousarray(piece))
         if large is None:
             large = np.empty((rows * scale, cols * scale, part.shape[2]), part.dtype)
@@ -113,10 +115,20 @@ def _kept(span: Span, scale: int, origin: int = 0) -> slice:
     return slice((span.start - origin) * scale, (span.stop - origin) * scale)
 
 
-class Window:
-    """Reads any rows, from top to bottom, out of bands that come once; keeps only what may be asked again."""
+def _padded(pixels: Array, below: int, right: int) -> Array:
+    """(…, h, w, c) with its last row and column repeated."""
+    if not below and not right:
+        return pixels
+    return np.pad(pixels, (*[(0, 0)] * (pixels.ndim - 3), (0, below), (0, right), (0, 0)), mode="edge")
 
-    def __init__(self, shape: tuple[int, int, int], dtype: np.dtype[np.generic], bands: Iterable[Array]) -> None:
+
+class Window:
+    """Reads any rows, from top to bottom, out of bands that come once; keeps only what may be asked again.
+
+    shape: (h, w, c) of a picture, or (frames, h, w, c) of a clip, whose bands hold some rows of all frames.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[np.generic], bands: Iterable[Array]) -> None:
         self.shape = shape
         self.dtype = dtype
         self._bands = iter(bands)
@@ -128,21 +140,21 @@ class Window:
         """Rows [start, stop); `start` never goes back. Rows past the end repeat the last one."""
         if start < self._start:
             raise ShapeError(f"row {start} is gone; a window only moves down, and now begins at {self._start}")
-        while self._held and self._start + len(self._held[0]) <= start:
-            self._start += len(self._held.pop(0))
-        end = min(stop, self.shape[0])
+        while self._held and self._start + self._held[0].shape[-3] <= start:
+            self._start += self._held.pop(0).shape[-3]
+        height = self.shape[-3]
+        end = min(stop, height)
         while self._stop < end:
             band = next(self._bands, None)
             if band is None:
-                raise ShapeError(f"the bands end at row {self._stop} of {self.shape[0]}")
-            self._stop += len(band)
+                raise ShapeError(f"the bands end at row {self._stop} of {height}")
+            self._stop += band.shape[-3]
             if self._stop > start:
                 self._held.append(band)
             else:
                 self._start = self._stop
-        joined = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
-        part = joined[start - self._start : end - self._start]
-        return part if stop <= self.shape[0] else np.pad(part, ((0, stop - end), (0, 0), (0, 0)), mode="edge")
+        joined = self._held[0] if len(self._held) == 1 else np.concatenate(self._held, axis=-3)
+        return _padded(joined[..., start - self._start : end - self._start, :, :], stop - end, 0)
 
 
 def enlarge(
@@ -155,21 +167,24 @@ def enlarge(
 ) -> Iterator[Array]:
     """Bands of the enlarged picture, from top to bottom; dtype as `compute` returns it.
 
-    compute: (h, w, c) -> (scale*h, scale*w, c). done: called after each tile
-    with the number of small pixels that it finished.
+    compute: (h, w, c) -> (scale*h, scale*w, c), or (frames, h, w, c) -> the same where `source` is a clip. done:
+    called after each tile with the number of small pixels that it finished.
     """
-    columns = plan(source.shape[1], tile, grid)
-    for rows in plan(source.shape[0], tile, grid):
+    height, width = source.shape[-3:-1]
+    columns = plan(width, tile, grid)
+    for rows in plan(height, tile, grid):
         strip = source.rows(rows.outer_start, rows.outer_stop)
-        if (past := columns[-1].outer_stop - source.shape[1]) > 0:
-            strip = np.pad(strip, ((0, 0), (0, past), (0, 0)), mode="edge")
+        strip = _padded(strip, 0, max(0, columns[-1].outer_stop - width))
         band: Array | None = None
         for cols in columns:
             kept = _tile(strip, rows, cols, grid, compute)
-            if band is None:
-                shape = ((rows.stop - rows.start) * grid.scale, source.shape[1] * grid.scale, kept.shape[2])
-                band = np.empty(shape, kept.dtype)
-            band[:, cols.start * grid.scale : cols.stop * grid.scale] = kept
+            if len(columns) == 1:
+                band = np.ascontiguousarray(kept)
+            else:
+                if band is None:
+                    shape = ((rows.stop - rows.start) * grid.scale, width * grid.scale, kept.shape[2])
+                    band = np.empty(shape, kept.dtype)
+                band[:, cols.start * grid.scale : cols.stop * grid.scale] = kept
             done((rows.stop - rows.start) * (cols.stop - cols.start))
         if band is not None:
             yield band
@@ -177,17 +192,16 @@ def enlarge(
 
 def _tile(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[[Array], Array]) -> Array:
     """The inner part of one tile; `strip` begins at row `rows.outer_start` and column 0."""
-    piece = strip[:, cols.outer_start : cols.outer_stop]
+    piece = strip[..., cols.outer_start : cols.outer_stop, :]
     large: Array | None = None
     with suppress(MemoryError):
         large = compute(np.ascontiguousarray(piece))
     if large is None:  # here, where the error no longer holds what the failed try had taken
         return _halves(strip, rows, cols, grid, compute)
     s = grid.scale
-    if large.shape[:2] != (piece.shape[0] * s, piece.shape[1] * s):
-        raise EngineError(
-            f"the engine made {large.shape[:2]} of {piece.shape[:2]}, which is not x{s}; its card is wrong"
-        )
+    height, width = piece.shape[-3:-1]
+    if large.shape[:2] != (height * s, width * s):
+        raise EngineError(f"the engine made {large.shape[:2]} of {height, width}, which is not x{s}; its card is wrong")
     return large[
         (rows.start - rows.outer_start) * s : (rows.stop - rows.outer_start) * s,
         (cols.start - cols.outer_start) * s : (cols.stop - cols.outer_start) * s,
@@ -201,7 +215,9 @@ def _halves(strip: Array, rows: Span, cols: Span, grid: Grid, compute: Callable[
         if downwards and (halves := _split(rows, grid)):
             places = [slice(half.outer_start - rows.outer_start, half.outer_stop - rows.outer_start) for half in halves]
             parts = zip(places, halves, strict=True)
-            return np.concatenate([_tile(strip[place], half, cols, grid, compute) for place, half in parts], axis=0)
+            return np.concatenate(
+                [_tile(strip[..., place, :, :], half, cols, grid, compute) for place, half in parts], axis=0
+            )
         if not downwards and (halves := _split(cols, grid)):
             return np.concatenate([_tile(strip, rows, half, grid, compute) for half in halves], axis=1)
     smallest = f"{_length(cols)} x {_length(rows)} px"

@@ -1,7 +1,8 @@
-"""The whole way: file -> bands of rows -> tiles -> engine -> bands -> file, for one picture or many.
+"""The whole way: file -> bands of rows -> tiles -> engine -> bands -> file, for one picture or video, or many.
 
 Rows are pulled from the file through every stage, and pushed to the encoder:
 a thread that decodes ahead, this one, and one that encodes, at the same time.
+Videos go frame by frame the same way, in `upscale_video`.
 """
 
 import math
@@ -26,11 +27,23 @@ from superfine.errors import ShapeError, SourceError, SuperfineError, UsageError
 from superfine.image import Picture, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
-from superfine.listing import Item, list_pictures
+from superfine.listing import Item, Listing, list_sources
 from superfine.models import Card, HaloKind
 from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop, Workshops
+from superfine.upscale_video import (
+    Pace,
+    VideoPlan,
+    VideoResult,
+    begun,
+    check_free_video,
+    coding_of_video,
+    forget_segments,
+    make_video,
+    plan_video,
+    seconds_expected,
+)
 
-__all__ = ["Progress", "Report", "Result", "upscale", "upscale_path"]
+__all__ = ["Pace", "Progress", "Report", "Result", "VideoResult", "upscale", "upscale_path"]
 
 Array = npt.NDArray[np.generic]
 
@@ -40,13 +53,15 @@ _POLL_SECONDS: Final = 0.2
 _WORTH_SAYING: Final = 500_000_000
 # On the cards of networks that round what they take.
 _IN_LEVELS: Final = "in 8-bit levels"
+# What of a job only videos know.
+_FOR_VIDEOS: Final = ("codec", "crf", "start", "end", "damaged", "interlaced", "rate", "as_clip")
 # Side of the piece that a dry run measures.
 _SAMPLE: Final = 512
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one picture."""
+    """What became of one picture or video."""
 
     source: Path
     output: Path | None
@@ -65,6 +80,8 @@ class Result:
     """Estimated peak."""
     notes: tuple[str, ...] = ()
     """What a person should know; first of all, where `auto` chose, the model and why."""
+    video: VideoResult | None = None
+    """Of a video: its frames."""
 
 
 @dataclass
@@ -73,7 +90,7 @@ class Report:
 
     results: list[Result] = field(default_factory=list)
     ignored: int = 0
-    """Files in folders that aren't pictures."""
+    """Files in folders that are neither pictures nor videos."""
 
     def count(self, status: str) -> int:
         """How many results have this status."""
@@ -92,13 +109,16 @@ class Progress:
         """The run is about to begin."""
 
     def warn(self, message: str) -> None:
-        """What a person should know before a picture is begun."""
+        """What a person should know before a picture or a video is begun."""
 
     def advance(self, weight: float) -> None:
         """So much of it is done."""
 
+    def watch(self, pace: Pace) -> None:
+        """A frame of a video is done."""
+
     def finish(self, result: Result) -> None:
-        """A picture is done, skipped, failed or planned."""
+        """A picture or a video is done, skipped, failed or planned."""
 
 
 def upscale(
@@ -163,13 +183,13 @@ def upscale_path(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Enlarge picture files, folders (their tree is mirrored) and globs; what `superfine upscale` does.
+    """Enlarge pictures and videos, folders of them (their tree is mirrored) and globs; what `superfine upscale` does.
 
-    output: a file for one picture, else a folder; beside the sources by default.
-    resume: skip what an earlier run of the same job finished. overwrite: replace
-    files that no earlier run made. A picture that fails doesn't stop the others:
-    it is in the report, with its reason. Raises UsageError or ModelError where
-    nothing can be done at all.
+    output: a file for one source, else a folder; beside the sources by default.
+    resume: skip what an earlier run of the same job finished, and go on with a
+    video that it didn't finish. overwrite: replace files that no earlier run made.
+    A source that fails doesn't stop the others: it is in the report, with its
+    reason. Raises UsageError or ModelError where nothing can be done at all.
     """
     job, progress = job or Job(), progress or Progress()
     given = [sources] if isinstance(sources, (Path, str)) else list(sources)
@@ -177,7 +197,8 @@ def upscale_path(
         raise UsageError("a name is empty; `.` is the present folder")
     paths = [Path(entry) for entry in given]
     workshops = Workshops(job)
-    listing = list_pictures(paths, None if output is None else Path(output), workshops.job)
+    listing = list_sources(paths, None if output is None else Path(output), workshops.job)
+    _check_wishes(listing, workshops.job)
     report = Report(ignored=listing.ignored)
     run = _Run(workshops, progress, report, resume=resume, overwrite=overwrite, dry_run=dry_run)
     progress.begin(len(listing.items), sum(item.weight for item in listing.items))
@@ -185,6 +206,15 @@ def upscale_path(
         for item in listing.items:
             run.do(item)
     return report
+
+
+def _check_wishes(listing: Listing, job: Job) -> None:
+    """Raise UsageError for options that mean nothing to any source of the run."""
+    if job.quality is not None and all(item.moves for item in listing.items):
+        raise UsageError(f"--quality {job.quality} is for pictures, and there are none; videos take --crf")
+    given = [name for name in _FOR_VIDEOS if getattr(job, name) != getattr(Job, name)]
+    if given and not any(item.moves for item in listing.items):
+        raise UsageError(f"--{given[0].replace('_', '-')} is for videos, and there are none; leave it out")
 
 
 def _check_pixels(pixels: Array) -> None:
@@ -229,10 +259,10 @@ class _Run:
             self._settle()
 
     def do(self, item: Item) -> None:
-        """One picture, whatever becomes of it."""
+        """One picture or video, whatever becomes of it."""
         self._told = 0.0
         try:
-            result = self._do(item)
+            result = self._do_video(item) if item.moves and not item.problem else self._do(item)
         except (SuperfineError, MemoryError, OSError) as error:
             result = _failure(item, error)
         raise_if_asked()
@@ -265,7 +295,7 @@ class _Run:
         held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
         route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
         route = replace(route, memory=route.memory + self._workshops.kept_besides(workshop, route.memory))
-        result = self._describe(item, picture, workshop, route, notes)
+        result = _described(item, picture.size, picture.bits, workshop, route, notes)
         if held > _WORTH_SAYING:
             which = "read" if not picture.streams else "written"
             self._progress.warn(
@@ -281,6 +311,45 @@ class _Run:
         encoding = self._start(item, picture, workshop, route, before)
         self._pending.append(_Pending(item, result, encoding, started, route.memory))
         return None
+
+    def _do_video(self, item: Item) -> Result:
+        job = self._workshops.job
+        coding = coding_of_video(item.source, job)
+        workshop, reason = self._workshops.suited_to_video(coding.codec, coding.size, lossless=coding.lossless)
+        journal = self._journal(item.journal) if item.journal is not None else None
+        options = workshop.video_fingerprint
+        if self._resume and journal is not None and journal.done(item.source, item.output, options):
+            return Result(item.source, item.output, "skipped", "done before, unchanged")
+        before = stamp(item.source)
+        ours = journal is not None and journal.made(item.output)
+        check_free_video(item.output, item.source, overwrite=self._overwrite or ours)
+        plan = plan_video(item.source, item.output, workshop)
+        kept = self._workshops.kept_besides(workshop, plan.route.memory)
+        plan = replace(plan, route=replace(plan.route, memory=plan.route.memory + kept))
+        result = self._describe_video(item, plan, (reason,) if reason else ())
+        if self._dry_run:
+            return replace(result, status="planned", seconds=seconds_expected(plan))
+        while self._pending:  # a video's memory is counted as if there were nothing else
+            self._settle()
+        if not self._resume:
+            forget_segments(item.output)
+        item.output.parent.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        made = make_video(plan, lambda pace: self._watch(item, pace))
+        seconds = time.perf_counter() - started
+        if journal is not None and item.output.is_file():
+            journal.add(journal.entry(item.source, before, item.output, stamp(item.output), options))
+        return replace(
+            result,
+            output_size=made.size,
+            seconds=seconds,
+            notes=tuple(dict.fromkeys((*result.notes, *made.notes))),
+            video=plan.result_of(made, seconds),
+        )
+
+    def _watch(self, item: Item, pace: Pace) -> None:
+        self._advance(pace.done / pace.frames * item.weight - self._told)
+        self._progress.watch(pace)
 
     def _start(
         self, item: Item, picture: Picture, workshop: Workshop, route: Route, before: tuple[int, int]
@@ -338,32 +407,9 @@ class _Run:
             self._journals[folder] = Journal(folder)
         return self._journals[folder]
 
-    def _describe(
-        self, item: Item, picture: Picture, workshop: Workshop, route: Route, notes: tuple[str, ...]
-    ) -> Result:
-        engines = [workshop.engine(engine.scale) for engine in route.engines]
-        kind, words = _promise([engine.model.card for engine in engines], route, picture.size)
-        notes = (*notes, words) if words else notes
-        if picture.bits > 8:
-            rough = [engine.model.card.name for engine in engines if _IN_LEVELS in engine.model.card.colour]
-            words = f"works in 8-bit levels; what {picture.bits} bits hold between them is lost"
-            notes = (*notes, *(f"{name} {words}" for name in rough))
-        stretch = (route.target[0] * picture.size[1]) / (route.target[1] * picture.size[0])
-        if abs(stretch - 1) > 0.01:
-            notes = (*notes, f"the shape changes by {abs(stretch - 1):.0%}")
-        return Result(
-            item.source,
-            item.output,
-            "done",
-            size=picture.size,
-            output_size=route.target,
-            model=" then ".join(engine.model.card.name for engine in engines) or workshop.name,
-            engine=engines[0].name if engines else "superfine",
-            precision=engines[0].precision_for(route.worked) if engines else "fp32",
-            halo_kind=kind,
-            memory_gb=round(route.memory / 1e9, 2),
-            notes=notes,
-        )
+    def _describe_video(self, item: Item, plan: VideoPlan, notes: tuple[str, ...]) -> Result:
+        result = _described(item, plan.clip.size, plan.clip.bits, plan.workshop, plan.route, notes)
+        return replace(result, output_size=plan.size, notes=(*result.notes, *plan.notes), video=plan.result)
 
     def _guess(self, model: str, route: Route, picture: Picture) -> float:
         """Seconds that enlarging will take, from a measured piece."""
@@ -380,6 +426,33 @@ class _Run:
                     pass
                 self._speeds[key] = (time.perf_counter() - started) / (rows * cols)
         return picture.size[0] * picture.size[1] * self._speeds[key]
+
+
+def _described(item: Item, size: Size, bits: int, workshop: Workshop, route: Route, notes: tuple[str, ...]) -> Result:
+    """What will become of a picture or a frame of `size`, as far as it's known before the work."""
+    engines = [workshop.engine(engine.scale) for engine in route.engines]
+    kind, words = _promise([engine.model.card for engine in engines], route, size)
+    notes = (*notes, words) if words else notes
+    if bits > 8:
+        rough = [engine.model.card.name for engine in engines if _IN_LEVELS in engine.model.card.colour]
+        words = f"works in 8-bit levels; what {bits} bits hold between them is lost"
+        notes = (*notes, *(f"{name} {words}" for name in rough))
+    stretch = (route.target[0] * size[1]) / (route.target[1] * size[0])
+    if abs(stretch - 1) > 0.01:
+        notes = (*notes, f"the shape changes by {abs(stretch - 1):.0%}")
+    return Result(
+        item.source,
+        item.output,
+        "done",
+        size=size,
+        output_size=route.target,
+        model=" then ".join(engine.model.card.name for engine in engines) or workshop.name,
+        engine=engines[0].name if engines else "superfine",
+        precision=engines[0].precision_for(route.worked) if engines else "fp32",
+        halo_kind=kind,
+        memory_gb=round(route.memory / 1e9, 2),
+        notes=notes,
+    )
 
 
 @dataclass
@@ -409,6 +482,8 @@ def _promise(cards: Sequence[Card], route: Route, size: Size) -> tuple[str, str]
 def _failure(item: Item, error: BaseException) -> Result:
     words = str(error) or type(error).__name__
     named = str(item.source) in words or str(item.output) in words
+    if item.moves and begun(item.output):
+        words += "; what is done is kept, and the same command goes on from there"
     return Result(item.source, item.output, "failed", words if named else f"{item.source}: {words}")
 
 

@@ -1,14 +1,15 @@
-"""The whole way of a video: file -> frames -> windows -> enlarged frames -> segments -> file.
+"""The whole way of a clip: file -> frames -> windows -> enlarged frames -> segments -> file.
 
 One thread decodes ahead, this one enlarges, one encodes. What is finished lies in segments beside the output until all
 are there; a run that was killed goes on from the last one.
 """
 
+import hashlib
 import json
 import shutil
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,24 +21,33 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.atomic import written_whole
-from superfine.clip import Clip, Timeline, open_clip, shown_time
-from superfine.encoding import Encoding, plan_encoding
+from superfine.clip import Clip, Timeline, shown_time
 from superfine.errors import SourceError, UsageError
-from superfine.frames import Damaged, Interlaced, read_frames
+from superfine.footage import open_footage, read_footage
+from superfine.frames import Damaged, Interlaced
+from superfine.image import MAX_MEGAPIXELS
 from superfine.interrupt import raise_if_asked
-from superfine.joining import join
 from superfine.journal import stamp
+from superfine.outputs import (
+    LOCK,
+    PLAN,
+    Output,
+    PieceWriter,
+    output_kind,
+    plan_output,
+    segments_folder,
+    working_alone,
+)
 from superfine.scenes import margin, windows
-from superfine.segments import SegmentWriter, writing
+from superfine.segments import writing
 
-__all__ = ["SEGMENT_FRAMES", "Converted", "convert", "segments_folder"]
+__all__ = ["SEGMENT_FRAMES", "Converted", "convert", "output_kind", "segments_folder"]
 
 Array = npt.NDArray[np.generic]
 Item = TypeVar("Item")
 
 #: Frames in a segment: what a killed run loses at most.
 SEGMENT_FRAMES: Final = 120
-_PLAN: Final = "plan.json"
 # Windows that wait for the network, and frames that wait for the encoder.
 _AHEAD: Final = 2
 # Notes about single frames that are told one by one.
@@ -81,80 +91,86 @@ def convert(
     segment_frames: int = SEGMENT_FRAMES,
     fingerprint: str = "",
     progress: Callable[[int, int], None] = lambda done, frames: None,
+    rate: Fraction | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    clip: Clip | None = None,
 ) -> Converted:
-    """Enlarge a video; everything else in the file is kept where the output's container can hold it.
+    """Enlarge a clip; everything else in the file is kept where the output can hold it.
+
+    source: a video file, a GIF, WebP or PNG animation, a folder of frames or a pattern of their names. output: a video
+    file, a .gif or .webp, or a folder (a name without an ending, or a pattern such as out/%06d.png) for PNG frames.
 
     enlarge: (frames, rows, cols, channels) -> (rows, cols, channels) of `size`, uint8 or uint16 in kind; called in this
     thread, in the order of time, and not for duplicates. size: (rows, cols) of a frame -> those of the output. frames:
     odd length of the window. start, end: seconds; frames from `start` on and before `end`. fingerprint: whatever else
     decides the pixels; segments of an earlier call with another one are thrown away. progress: hears how many frames
-    are done, of how many. Raises UsageError, SourceError, OutputError; what is done stays for the next call.
+    are done, of how many. rate: frames a second of a folder. clip: the source, where it's open already. One process
+    at a time writes an output. Raises UsageError, SourceError, OutputError; what is done stays for the next call.
     """
-    clip = open_clip(source)
+    clip = open_footage(source, rate=rate, max_megapixels=max_megapixels) if clip is None else clip
     if source.exists() and output.exists() and output.samefile(source):
         raise UsageError(f"{output}: the output is the source itself; choose another name with -o")
     first, stop = _stretch(clip, start, end)
     timeline = _part(clip.timeline, first, stop)
-    target = size(clip.size)
-    encoding, said = plan_encoding(clip, output, target, codec=codec, crf=crf)
-    notes = dict.fromkeys([*clip.notes, *said])
+    made = plan_output(
+        clip, output, size(clip.size), timeline, first, codec=codec, crf=crf, segment_frames=segment_frames
+    )
+    notes = dict.fromkeys([*clip.notes, *made.notes])
     if clip.broken:
         if damaged == "stop":
             raise SourceError(f"{clip.path}: {clip.broken}; take what is there with --damaged repeat")
         notes[f"{clip.broken}; what is there is taken"] = None
-    folder = segments_folder(output)
-    plan = _plan(clip, encoding, first, stop, frames, segment_frames, interlaced, fingerprint)
-    with writing(output):
-        _prepare(folder, plan)
-    paths = [folder / f"{number:06}.mkv" for number in range(-(-len(timeline) // segment_frames))]
-    there = [path.exists() for path in paths]
-    lengths = [min(segment_frames, len(timeline) - number * segment_frames) for number in range(len(paths))]
-    done = sum(length for length, ready in zip(lengths, there, strict=True) if ready)
-    progress(done, len(timeline))
-    resumed = done
     heard: dict[str, None] = {}
-    computed = 0
-    for begin, finish in _missing(there):
-        low, high = first + begin * segment_frames, min(stop, first + finish * segment_frames)
-        # Neighbours may lie outside of what is written.
-        around = max(0, low - margin(frames)), min(len(clip.timeline), high + margin(frames))
-        decoded = read_frames(
-            clip, *around, damaged=damaged, interlaced=interlaced, note=lambda words: heard.setdefault(words, None)
-        )
-        with _ahead(windows(decoded, frames, first=low)) as ready, _Encoder(encoding) as encoder:
-            made: Array | None = None
-            for window in ready:
-                number = window.frame.number - first
-                if number >= high - first:
-                    break
-                if made is None or not window.repeats or number % segment_frames == 0:
-                    made = enlarge(window.stack())
-                    computed += 1
-                last = (number + 1) % segment_frames == 0 or number + 1 == high - first
-                encoder.add(paths[number // segment_frames], made, last=last)
-                done += 1
-                progress(done, len(timeline))
-                raise_if_asked()
-    notes.update(_gathered(heard))
-    notes.update(dict.fromkeys(join(clip, paths, output, timeline, alpha=clip.alpha)))
-    shutil.rmtree(folder, ignore_errors=True)
+    with working_alone(output) as folder:
+        with writing(output):
+            _prepare(folder, _plan(clip, made, (first, stop, segment_frames), frames, interlaced, fingerprint))
+        there = [path.exists() for path in made.pieces]
+        lengths = [min(made.piece_frames, len(timeline) - at) for at in range(0, len(timeline), made.piece_frames)]
+        resumed = done = sum(length for length, ready in zip(lengths, there, strict=True) if ready)
+        computed = 0
+        progress(done, len(timeline))
+        for begin, finish in _missing(there):
+            low, high = begin * made.piece_frames, min(len(timeline), finish * made.piece_frames)
+            # Reading begins where an unbroken run would have looked at a duplicate's first picture.
+            before = low - low % segment_frames
+            # Neighbours may lie outside of what is written.
+            around = max(0, first + before - margin(frames)), min(len(clip.timeline), first + high + margin(frames))
+            decoded = read_footage(
+                clip, *around, damaged=damaged, interlaced=interlaced, note=lambda words: heard.setdefault(words, None)
+            )
+            with _ahead(windows(decoded, frames, first=first + before)) as ready, _Encoder(made) as encoder:
+                picture, pixels = None, None
+                for window in ready:
+                    number = window.frame.number - first
+                    if number >= high:
+                        break
+                    if picture is None or not window.repeats or number % segment_frames == 0:
+                        picture, pixels = window, None
+                    if number < low:
+                        continue
+                    if pixels is None:
+                        pixels = enlarge(picture.stack())
+                        computed += 1
+                    last = (number + 1) % made.piece_frames == 0 or number + 1 == high
+                    encoder.add(number // made.piece_frames, pixels, last=last)
+                    done += 1
+                    progress(done, len(timeline))
+                    raise_if_asked()
+        notes.update(_gathered(heard))
+        notes.update(dict.fromkeys(made.finish()))
+        shutil.rmtree(folder, ignore_errors=True)
     return Converted(
         clip=clip,
-        output=output,
+        output=made.path,
         frames=len(timeline),
         computed=computed,
         resumed=resumed,
         duration=timeline.duration,
-        size=encoding.size,
-        codec=encoding.codec.name,
-        pixel_format=encoding.pixel_format,
+        size=made.encoding.size,
+        codec=made.encoding.codec.name,
+        pixel_format=made.encoding.pixel_format,
         notes=tuple(notes),
     )
-
-
-def segments_folder(output: Path) -> Path:
-    """Where the segments of an unfinished output lie."""
-    return output.with_name(f".{output.name}.segments")
 
 
 def _stretch(clip: Clip, start: Fraction | None, end: Fraction | None) -> tuple[int, int]:
@@ -185,24 +201,24 @@ def _gathered(heard: dict[str, None]) -> dict[str, None]:
 
 def _plan(
     clip: Clip,
-    encoding: Encoding,
-    first: int,
-    stop: int,
+    made: Output,
+    stretch: tuple[int, int, int],
     frames: int,
-    segment_frames: int,
     interlaced: Interlaced,
     fingerprint: str,
 ) -> str:
-    """Everything that decides the segments, as text."""
+    """Everything that decides the pieces, as text."""
     import av
 
+    sources = [[path.name, *stamp(path)] for path in clip.files or (clip.path,)]
     return json.dumps(
         {
-            "source": [clip.path.name, *stamp(clip.path)],
-            "frames": [first, stop, segment_frames],
+            "source": _digest(sources),
+            "pieces": _digest([path.name for path in made.pieces]),
+            "frames": stretch,
             "window": frames,
             "interlaced": interlaced if clip.interlaced else "",
-            "encoding": asdict(encoding),
+            "encoding": asdict(made.encoding),
             "fingerprint": fingerprint,
             "libraries": {name: list(version) for name, version in av.library_versions.items()},
         },
@@ -212,15 +228,19 @@ def _plan(
     )
 
 
+def _digest(names: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
 def _prepare(folder: Path, plan: str) -> None:
-    """The folder of segments; those of another plan are thrown away."""
-    written = folder / _PLAN
+    """Throw away the pieces of another plan."""
+    written = folder / PLAN
     with suppress(OSError, UnicodeDecodeError):
         if written.read_text(encoding="utf-8") == plan:
             return
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    for entry in folder.iterdir():
+        if entry.name != LOCK:
+            entry.unlink()
     with written_whole(written) as part:
         part.write_text(plan, encoding="utf-8")
 
@@ -260,11 +280,11 @@ def _ahead(items: Generator[Item, None, None]) -> Iterator[Iterator[Item]]:
 class _Encoder:
     """Writes segments in a thread of its own; what goes wrong there is raised at the next call."""
 
-    def __init__(self, encoding: Encoding) -> None:
-        self._encoding = encoding
+    def __init__(self, made: Output) -> None:
+        self._made = made
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="superfine-encode")
         self._pending: deque[Future[None]] = deque()
-        self._writers: dict[Path, SegmentWriter] = {}
+        self._writers: dict[int, PieceWriter] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -278,18 +298,18 @@ class _Encoder:
             for writer in self._writers.values():
                 writer.abandon()
 
-    def add(self, path: Path, pixels: Array, *, last: bool) -> None:
-        """The next frame of a segment, which appears after its last; waits while the encoder has enough to do."""
+    def add(self, piece: int, pixels: Array, *, last: bool) -> None:
+        """The next frame of a piece, which appears after its last; waits while the encoder has enough to do."""
         self._settle(_AHEAD)
-        self._pending.append(self._pool.submit(self._write, path, pixels, last=last))
+        self._pending.append(self._pool.submit(self._write, piece, pixels, last=last))
 
     def _settle(self, left: int) -> None:
         while len(self._pending) > left:
             self._pending.popleft().result()
 
-    def _write(self, path: Path, pixels: Array, *, last: bool) -> None:
-        if path not in self._writers:
-            self._writers[path] = SegmentWriter(path, self._encoding)
-        self._writers[path].add(pixels)
+    def _write(self, piece: int, pixels: Array, *, last: bool) -> None:
+        if piece not in self._writers:
+            self._writers[piece] = self._made.writer(piece)
+        self._writers[piece].add(pixels)
         if last:
-            self._writers.pop(path).finish()
+            self._writers.pop(piece).finish()

@@ -4,10 +4,11 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -20,17 +21,39 @@ from superfine.classical.kernels import kernel_correlation
 from superfine.color import limited_luma, to_unit
 from superfine.engine import Precision, cores
 from superfine.errors import ShapeError, SuperfineError, UsageError
+from superfine.evaluate.clips import ClipSet, Moment, Stretch, is_clip, open_clip_set
 from superfine.evaluate.evaluation import Evaluation
+from superfine.evaluate.flicker import levels, motion_between, root_mean_square, warped_difference
 from superfine.evaluate.listener import Listener
-from superfine.evaluate.methods import BASELINES, ClassicalMethod, KernelMethod, Made, Method, made, open_method
+from superfine.evaluate.methods import (
+    BASELINES,
+    ClassicalMethod,
+    KernelMethod,
+    Made,
+    Method,
+    frames_of,
+    made,
+    made_of_windows,
+    open_method,
+)
 from superfine.evaluate.metrics import crop_border, psnr_of, squared_error, ssim
 from superfine.evaluate.pairs import Dataset, Pair, open_dataset
 from superfine.evaluate.peers import Colour, ValueRange, open_foreign_onnx, open_opencv
 from superfine.evaluate.record import AS_IS, Failure, Figures, Measurement, Row, UsedKernel
 from superfine.evaluate.usage import machine, peak_memory
 from superfine.models import has_card, list_models
+from superfine.scenes import is_cut, thumbnail
 
-__all__ = ["Distance", "benchmark", "evaluate_path", "judge", "open_datasets", "open_methods", "protocol"]
+__all__ = [
+    "Distance",
+    "benchmark",
+    "evaluate_path",
+    "judge",
+    "open_datasets",
+    "open_methods",
+    "protocol",
+    "shipped_models",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.floating]
@@ -106,13 +129,13 @@ def protocol(colour: str, scale: int, rule: str) -> str:
 
 
 def benchmark(
-    datasets: Sequence[Dataset],
+    datasets: Sequence[Dataset | ClipSet],
     methods: Sequence[Method],
     *,
     distances: Sequence[Distance] = (),
     listener: Listener | None = None,
 ) -> Evaluation:
-    """Judge methods on data sets; nearest, bilinear, bicubic and Lanczos are always among them.
+    """Judge methods on data sets and clips; nearest, bilinear, bicubic and Lanczos are always among them.
 
     All of one scale. Output is compared as the 8 bits that a file would hold. Time: the median
     of interleaved runs on a piece of the largest picture, after one that prepares the
@@ -138,10 +161,13 @@ def benchmark(
     everyone: list[Method] = [ClassicalMethod(name, scale) for name in BASELINES if name not in given]
     everyone += methods
     run = _Run(everyone, distances, listener or Listener())
-    run.listener.begin(sum(len(dataset.sources) for dataset in datasets) * len(everyone))
+    run.listener.begin(sum(map(len, datasets)) * len(everyone))
     with ThreadPoolExecutor(cores()) as run.pool:
         for dataset in datasets:
-            run.judge_all(dataset)
+            if isinstance(dataset, ClipSet):
+                run.judge_clip(dataset)
+            else:
+                run.judge_all(dataset)
     times = run.times()
     return Evaluation(
         version=version("superfine"),
@@ -155,7 +181,7 @@ def benchmark(
     )
 
 
-def _without_kernels(datasets: Sequence[Dataset]) -> str:
+def _without_kernels(datasets: Sequence[Dataset | ClipSet]) -> str:
     """The name of a data set whose LR isn't made by kernels; empty where all are."""
     return next((each.name for each in datasets if each.reduction not in BLURS), "")
 
@@ -166,6 +192,8 @@ def evaluate_path(
     *,
     scale: int = 2,
     reduction: str = "matlab-bicubic",
+    as_clip: bool = False,
+    stretch: Stretch | None = None,
     distances: Sequence[Distance] = (),
     foreign_colour: Colour | None = None,
     foreign_range: ValueRange | None = None,
@@ -173,28 +201,55 @@ def evaluate_path(
     precision: Precision = "auto",
     listener: Listener | None = None,
 ) -> Evaluation:
-    """Judge models on folders of pictures; what `superfine evaluate` does.
+    """Judge models on folders of pictures and on clips; what `superfine evaluate` does.
 
-    folders: each of HR pictures, of HR and LR, or of same-size pairs, in any layout of `layouts`.
+    folders: each of HR pictures, of HR and LR, or of same-size pairs, in any layout of `layouts`; or a video or an
+    animation. as_clip, stretch: as in `open_datasets`.
     models: shipped networks or families, .onnx files, OpenCV's .pb files, classical methods, or anything
-    that is a `Method`; every shipped network of the scale by default. reduction: the rule of `pairs.REDUCTIONS` that
-    makes LR where there is none. foreign_colour, foreign_range: what .onnx files without a card want; found by a
-    test where not given. A picture that can't be judged is in `failures` and stops nothing. Raises UsageError,
-    SourceError (a folder), ModelError, EngineError where nothing can be judged at all.
+    that is a `Method`; every shipped network of the scale by default, those for video where there is a clip. reduction:
+    the rule of `pairs.REDUCTIONS` that makes LR where there is none. foreign_colour, foreign_range: what .onnx files
+    without a card want; found by a test where not given. A picture that can't be judged is in `failures` and stops
+    nothing. Raises UsageError, SourceError (a folder), ModelError, EngineError where nothing can be judged at all.
     """
-    methods = open_methods(
-        models, scale, foreign_colour=foreign_colour, foreign_range=foreign_range, engine=engine, precision=precision
-    )
     given = [folders] if isinstance(folders, (Path, str)) else folders
-    datasets = open_datasets(given, scale, reduction=reduction)
+    datasets = open_datasets(given, scale, reduction=reduction, as_clip=as_clip, stretch=stretch)
+    methods = open_methods(
+        shipped_models(datasets) if models is None else models,
+        scale,
+        foreign_colour=foreign_colour,
+        foreign_range=foreign_range,
+        engine=engine,
+        precision=precision,
+    )
     return benchmark(datasets, methods, distances=distances, listener=listener)
 
 
 def open_datasets(
-    folders: Sequence[Path | str], scale: int, *, reduction: str = "matlab-bicubic"
-) -> tuple[Dataset, ...]:
-    """`pairs.open_dataset` of each folder; those of one name are called by their paths."""
-    datasets = [open_dataset(Path(folder), scale, reduction=reduction) for folder in folders]
+    folders: Sequence[Path | str],
+    scale: int,
+    *,
+    reduction: str = "matlab-bicubic",
+    as_clip: bool = False,
+    stretch: Stretch | None = None,
+) -> tuple[Dataset | ClipSet, ...]:
+    """`pairs.open_dataset` of each folder, `clips.open_clip_set` of each clip; those of one name by their paths.
+
+    as_clip: folders are the frames of a clip each, in the order of their names; else their pictures have nothing to do
+    with each other. stretch: of the clips. Raises UsageError where a stretch is asked for and there is no clip.
+    """
+    paths = [Path(folder) for folder in folders]
+    clips = {path for path in paths if is_clip(path) or (as_clip and path.is_dir())}
+    if stretch is not None and not clips:
+        raise UsageError(
+            "--start, --end and --every choose frames of a clip, and there is none; give a video, or --as-clip with a"
+            " folder of frames"
+        )
+    datasets: list[Dataset | ClipSet] = [
+        open_clip_set(path, scale, stretch=stretch, reduction=reduction)
+        if path in clips
+        else open_dataset(path, scale, reduction=reduction)
+        for path in paths
+    ]
     known = Counter(dataset.name for dataset in datasets)
     return tuple(
         replace(dataset, name=str(folder)) if known[dataset.name] > 1 else dataset
@@ -211,8 +266,8 @@ def open_methods(
     engine: str = "openvino",
     precision: Precision = "auto",
 ) -> tuple[Method, ...]:
-    """Methods by their names, as `evaluate_path` takes them; None is every shipped network of the scale."""
-    names = _shipped(scale) if models is None else models
+    """Methods by their names, as `evaluate_path` takes them; None is every shipped network for pictures."""
+    names = _shipped(scale, 1) if models is None else models
     opened: list[Method] = []
     for name in names:
         if not isinstance(name, str):
@@ -230,12 +285,40 @@ def open_methods(
     return tuple(opened)
 
 
-def _shipped(scale: int) -> list[str]:
-    """The networks that enlarge small pictures; the one that ends what `adapt` began is none by itself."""
+def shipped_models(datasets: Sequence[Dataset | ClipSet]) -> list[str]:
+    """The shipped networks that are judged unless others are named: those for video where there is a clip."""
+    most = max((math.inf if isinstance(dataset, ClipSet) else 1 for dataset in datasets), default=1)
+    return _shipped(datasets[0].scale, most) if datasets else []
+
+
+def _shipped(scale: int, frames: float) -> list[str]:
+    """The networks that enlarge small pictures, of windows up to `frames`; what ends what `adapt` began is none."""
     from superfine.adapt import REFINER
 
-    names = [model.card.name for model in list_models() if model.card.scale == scale]
+    cards = [model.card for model in list_models()]
+    names = [card.name for card in cards if card.scale == scale and card.frames <= frames]
     return [name for name in names if name != REFINER]
+
+
+class _Before(NamedTuple):
+    """The frame before, as it is and as methods made it: luma in grey levels."""
+
+    number: int
+    large: Bytes
+    truth: Plane
+    outputs: Mapping[str, Plane]
+
+
+class _Flicker(NamedTuple):
+    """Of one frame: of the true clip, and of each method all of it and its excess."""
+
+    truth: float = math.nan
+    outputs: Mapping[str, tuple[float, float]] = {}
+
+    def beside(self, figures: Figures, model: str) -> Figures:
+        """The figures of a method, with these of it."""
+        whole, excess = self.outputs.get(model, (math.nan, math.nan))
+        return replace(figures, flicker=whole, excess_flicker=excess, true_flicker=self.truth)
 
 
 class _Run:
@@ -269,50 +352,111 @@ class _Run:
                 self._fail(str(source.large), str(error).removeprefix(f"{source.large}: "))
                 continue
             self._rules.setdefault(dataset.name, set()).add(pair.rule)
-            self._keep(pair)
+            self._keep(pair.small, pair.kernel)
             if pair.kernel is not None:
                 weights = tuple(tuple(map(float, line)) for line in pair.kernel)
                 used = UsedKernel(dataset=dataset.name, picture=pair.name, scale=dataset.scale, weights=weights)
                 self.kernels.append(used)
             # All are made before any is compared: comparing keeps threads awake that would slow a network.
-            outputs = {method.name: self._enlarge(dataset, pair, method) for method in self.methods}
+            outputs = {}
+            for method in self.methods:
+                make = partial(made, method, pair.small, pair.kernel)
+                outputs[method.name] = self._enlarge(dataset.name, pair.name, method.name, make)
             for name, (output, seconds) in outputs.items():
                 if output is not None:
                     self._compare(dataset, pair, name, target, output, seconds)
             if pair.as_is is not None:
                 self._compare(dataset, pair, AS_IS, target, Made(pair.as_is), math.nan)
 
-    def _enlarge(self, dataset: Dataset, pair: Pair, method: Method) -> tuple[Made | None, float]:
+    def judge_clip(self, clip: ClipSet) -> None:
+        """The frames of a clip by all methods, each held against the one before it as well."""
+        self.notes += [f"{clip.name}: {note}" for note in clip.notes]
+        self._rules.setdefault(clip.name, set()).add(clip.rule)
+        counts = [frames_of(method) for method in self.methods]
+        before: _Before | None = None
+        try:
+            for moment in clip.moments(counts, note=lambda words: self.notes.append(f"{clip.name}: {words}")):
+                before = self._judge_moment(clip, moment, before)
+        except SuperfineError as error:
+            self._fail(str(clip.clip.path), str(error).removeprefix(f"{clip.clip.path}: "))
+
+    def _judge_moment(self, clip: ClipSet, moment: Moment, before: _Before | None) -> _Before:
+        """One frame; returns what the next is held against."""
+        small = moment.windows[1][0]
+        self._keep(small, None)
+        outputs = {}
+        for method in self.methods:
+            make = partial(made_of_windows, method, moment.windows)
+            outputs[method.name] = self._enlarge(clip.name, moment.name, method.name, make)
+        done = {name: output for name, (output, _) in outputs.items() if output is not None}
+        fits = {name: output for name, output in done.items() if output.pixels.shape == moment.large.shape}
+        now = _Before(
+            moment.number,
+            moment.large,
+            levels(moment.large),
+            dict(zip(fits, self.pool.map(levels, (output.pixels for output in fits.values())), strict=True)),
+        )
+        if not moment.judged:
+            return now
+        flicker = _Flicker() if moment.repeats else self._flicker(before, now, clip.scale)
+        pair = Pair(moment.name, small, moment.large)
+        target = _Target(moment.large, clip.scale)
+        for name, output in done.items():
+            self._compare(clip, pair, name, target, output, outputs[name][1], flicker)
+        return now
+
+    def _flicker(self, before: _Before | None, now: _Before, border: int) -> _Flicker:
+        """Nothing where the frame before is missing or of another scene."""
+        if before is None or before.number != now.number - 1:
+            return _Flicker()
+        if is_cut([thumbnail(before.large)], [thumbnail(now.large)]):
+            return _Flicker()
+        motion = motion_between(before.truth, now.truth, border=border)
+        if motion is None:
+            return _Flicker()
+        truth = warped_difference(before.truth, now.truth, motion)
+
+        def judged(name: str) -> tuple[float, float]:
+            found = warped_difference(before.outputs[name], now.outputs[name], motion)
+            return root_mean_square(found), root_mean_square(found - truth)
+
+        both = [name for name in now.outputs if name in before.outputs]
+        return _Flicker(root_mean_square(truth), dict(zip(both, self.pool.map(judged, both), strict=True)))
+
+    def _enlarge(self, dataset: str, picture: str, model: str, make: Callable[[], Made]) -> tuple[Made | None, float]:
         """What a method makes of a picture, and in how many seconds; None where it fails."""
         try:
             with peak_memory() as peak:
                 started = time.perf_counter()
-                output = made(method, pair.small, pair.kernel)
+                output = make()
                 seconds = time.perf_counter() - started
         except (SuperfineError, MemoryError) as error:
-            self._fail(f"{dataset.name}/{pair.name} by {method.name}", str(error) or "out of memory")
+            self._fail(f"{dataset}/{picture} by {model}", str(error) or "out of memory")
             return None, math.nan
         finally:
-            self.listener.step(pair.name, method.name)
-        if method.name in self._held:
-            self._most[method.name] = max(self._most[method.name], peak.megabytes)
+            self.listener.step(picture, model)
+        if model in self._held:
+            self._most[model] = max(self._most[model], peak.megabytes)
         else:  # the first picture opens what the method keeps
-            self._held[method.name], self._most[method.name] = peak.kept, peak.megabytes - peak.kept
+            self._held[model], self._most[model] = peak.kept, peak.megabytes - peak.kept
         return output, seconds
 
-    def _compare(self, dataset: Dataset, pair: Pair, model: str, target: _Target, output: Made, seconds: float) -> None:
+    def _compare(
+        self,
+        dataset: Dataset | ClipSet,
+        pair: Pair,
+        model: str,
+        target: _Target,
+        output: Made,
+        seconds: float,
+        flicker: _Flicker = _Flicker(),  # noqa: B008 - it never changes
+    ) -> None:
         try:
             compared = target.compare(output.pixels, self.distances, self.pool)
         except SuperfineError as error:
             self._fail(f"{dataset.name}/{pair.name} by {model}", str(error))
-        else:
-            self._note(dataset, pair, model, compared, seconds, output.kernel)
-
-    def _note(
-        self, dataset: Dataset, pair: Pair, model: str, compared: Compared, seconds: float, kernel: Floats | None
-    ) -> None:
-        figures = compared.figures
-        both = None if kernel is None or pair.kernel is None else kernel_correlation(kernel, pair.kernel)
+            return
+        both = None if output.kernel is None or pair.kernel is None else kernel_correlation(output.kernel, pair.kernel)
         self.measurements.append(
             Measurement(
                 dataset=dataset.name,
@@ -324,7 +468,7 @@ class _Run:
                 pixels=pair.small.shape[0] * pair.small.shape[1],
                 seconds=seconds,
                 kernel_correlation=both,
-                **vars(figures),
+                **vars(flicker.beside(compared.figures, model)),
             )
         )
 
@@ -332,10 +476,10 @@ class _Run:
         self.failures.append(Failure(name=name, reason=reason))
         self.listener.warn(f"{name}: {reason}")
 
-    def _keep(self, pair: Pair) -> None:
-        piece = pair.small[:_TIMED_SIDE, :_TIMED_SIDE]
+    def _keep(self, small: Bytes, kernel: Floats | None) -> None:
+        piece = small[:_TIMED_SIDE, :_TIMED_SIDE]
         if self._largest is None or piece.size > self._largest.size:
-            self._largest, self._its_kernel = piece, pair.kernel
+            self._largest, self._its_kernel = piece, kernel
 
     def times(self) -> Mapping[str, float]:
         """Method -> ms per Mpx of input on a piece of the largest picture, methods in turn, median."""
@@ -356,7 +500,7 @@ class _Run:
         self.notes.append(f"times: median of {_TURNS} runs on a piece of {cols} x {rows} px, methods in turn")
         return {name: statistics.median(each) * 1e3 / (rows * cols / 1e6) for name, each in taken.items()}
 
-    def rows(self, dataset: Dataset, times: Mapping[str, float]) -> list[Row]:
+    def rows(self, dataset: Dataset | ClipSet, times: Mapping[str, float]) -> list[Row]:
         """The means of a data set, baselines first, in the order of the methods."""
         rows = []
         rules = self._rules.get(dataset.name, set())
@@ -394,6 +538,10 @@ class _Run:
                     sha256=method.sha256 if method else "",
                     parameters=method.parameters if method else 0,
                     kernel_correlation=statistics.median(found) if found else None,
+                    flicker=_mean_of_known([entry.flicker for entry in entries]),
+                    excess_flicker=_mean_of_known([entry.excess_flicker for entry in entries]),
+                    true_flicker=_mean_of_known([entry.true_flicker for entry in entries]),
+                    unit="frame" if isinstance(dataset, ClipSet) else "picture",
                 )
             )
         return rows
@@ -413,6 +561,11 @@ def _ssim(pair: tuple[Plane, Plane]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if all(map(math.isfinite, values)) else sum(values)
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def _seconds(method: Method, pixels: Bytes, kernel: Floats | None) -> float:

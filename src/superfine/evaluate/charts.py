@@ -252,10 +252,11 @@ def gain_chart(rows: Sequence[Row], measured: Mapping[str, Mapping[str, Measurem
         }
         for model in others
     }
+    unit = rows[0].unit if rows else "picture"
     lost = sum(len(measured[model]) - len(gains[model]) for model in others)
     left_out = f" {lost} without finite figures not drawn." if lost else ""
     caption = (
-        "<figcaption>Gain over bicubic, picture by picture<br><small>dB of PSNR of Y; the pictures from where"
+        f"<figcaption>Gain over bicubic, {unit} by {unit}<br><small>dB of PSNR of Y; the {unit}s from where"
         f" bicubic is worst to where it is best.{left_out}</small></figcaption>"
     )
     if not any(gains.values()):

@@ -51,11 +51,13 @@ __all__ = [
     "Comparison",
     "Output",
     "Spot",
+    "check_scale",
     "colour_map",
     "compare",
     "default_models",
     "difference",
     "most_different",
+    "open_compared",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -185,23 +187,12 @@ def compare(
     of fewer where they take longer than ten seconds together. Raises UsageError, ShapeError where the reference has
     another size, SourceError, ModelError, EngineError.
     """
-    if not 1 <= scale <= MAX_SCALE:
-        raise UsageError(
-            f"--scale {scale} is {'over' if scale > 1 else 'under'} {MAX_SCALE if scale > 1 else 1};"
-            f" give one from 1 to {MAX_SCALE}"
-        )
+    check_scale(scale)
     small, target = _pixels(source), None if reference is None else _pixels(reference)
     wanted = default_models(scale) if models is None else models
-    if len(wanted) < 2:
-        raise UsageError("one method has nothing to stand beside; give two or more, such as bicubic and fast")
-    methods = open_methods(
+    methods = open_compared(
         wanted, scale, foreign_colour=foreign_colour, foreign_range=foreign_range, engine=engine, precision=precision
     )
-    for place, method in enumerate(methods):
-        if method.scale != scale:
-            raise UsageError(f"{method.name} enlarges x{method.scale}, not x{scale}; compare one scale at a time")
-        if method.name in [other.name for other in methods[:place]] or method.name == _REFERENCE:
-            raise UsageError(f"{method.name} is there twice; give each method once")
     rows, cols = small.shape[:2]
     if target is not None and target.shape[:2] != (rows * scale, cols * scale):
         raise ShapeError(
@@ -234,6 +225,38 @@ def compare(
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         machine=machine(),
     )
+
+
+def check_scale(scale: int) -> None:
+    """Raise UsageError for a scale that nothing enlarges by."""
+    if not 1 <= scale <= MAX_SCALE:
+        raise UsageError(
+            f"--scale {scale} is {'over' if scale > 1 else 'under'} {MAX_SCALE if scale > 1 else 1};"
+            f" give one from 1 to {MAX_SCALE}"
+        )
+
+
+def open_compared(
+    wanted: Sequence[str | Method],
+    scale: int,
+    *,
+    foreign_colour: Colour | None = None,
+    foreign_range: ValueRange | None = None,
+    engine: str = "openvino",
+    precision: Precision = "auto",
+) -> tuple[Method, ...]:
+    """`benchmark.open_methods` of two or more of one scale, each once. Raises UsageError where they aren't."""
+    if len(wanted) < 2:
+        raise UsageError("one method has nothing to stand beside; give two or more, such as bicubic and fast")
+    methods = open_methods(
+        wanted, scale, foreign_colour=foreign_colour, foreign_range=foreign_range, engine=engine, precision=precision
+    )
+    for place, method in enumerate(methods):
+        if method.scale != scale:
+            raise UsageError(f"{method.name} enlarges x{method.scale}, not x{scale}; compare one scale at a time")
+        if method.name in [other.name for other in methods[:place]] or method.name == _REFERENCE:
+            raise UsageError(f"{method.name} is there twice; give each method once")
+    return methods
 
 
 def most_different(outputs: Sequence[Bytes], *, count: int = _SPOTS) -> tuple[Spot, ...]:

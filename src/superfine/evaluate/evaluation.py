@@ -95,7 +95,9 @@ def _read(kind: Any, given: Mapping[str, Any]) -> Any:
     wanted = [entry.name for entry in fields(kind) if entry.default_factory is MISSING and entry.default is MISSING]
     facts = _known(given, kind, wanted)
     for entry in fields(kind):
-        value = facts.get(entry.name)
+        if entry.name not in facts:  # an earlier version didn't know of it
+            continue
+        value = facts[entry.name]
         if entry.type is float:
             facts[entry.name] = _number(entry.name, value)
         elif entry.type in (int, str) and type(value) is not entry.type:

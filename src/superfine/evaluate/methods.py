@@ -1,11 +1,12 @@
 """What can be judged: anything that enlarges a whole picture, with the facts that its figures need."""
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from superfine.engine import LEAST_SIDE, ClassicalEngine, Engine, NetworkEngine, Precision, open_engine
+from superfine.engine import LEAST_SIDE, ClassicalEngine, Engine, NetworkEngine, Precision, open_engine, still
 from superfine.errors import ModelError, UsageError
 from superfine.models import CLASSICAL, Model, find_model
 from superfine.tiles import Grid, Window, enlarge
@@ -20,8 +21,11 @@ __all__ = [
     "Made",
     "Method",
     "NetworkMethod",
+    "WindowMethod",
     "enlarged",
+    "frames_of",
     "made",
+    "made_of_windows",
     "open_method",
 ]
 
@@ -81,12 +85,38 @@ def made(method: Method, pixels: Bytes, kernel: Floats | None) -> Made:
     return method.made(pixels, kernel) if isinstance(method, KernelMethod) else Made(method(pixels))
 
 
+@runtime_checkable
+class WindowMethod(Protocol):
+    """A `Method` that looks at several frames of a clip at once."""
+
+    frames: int
+    """How many, an odd number; a picture alone stands for all of them."""
+
+    def of_window(self, window: Bytes) -> Bytes:
+        """(frames, h, w, 3) in the order of time -> the middle one, (scale*h, scale*w, 3)."""
+        ...
+
+
+def frames_of(method: Method) -> int:
+    """How many frames of a clip any method looks at."""
+    return method.frames if isinstance(method, WindowMethod) else 1
+
+
+def made_of_windows(method: Method, windows: Mapping[int, Bytes]) -> Made:
+    """What any method makes of a clip's frame. windows: by their number of frames (1 is there), (frames, h, w, 3)."""
+    if isinstance(method, WindowMethod):
+        return Made(method.of_window(windows[method.frames]))
+    return made(method, windows[1][0], None)
+
+
 def enlarged(engine: Engine, pixels: Array, tile: int = 384) -> Array:
-    """A whole picture (h, w, 3) through the tiles of an engine, as `upscale` does it; dtype as the engine gives it."""
+    """A picture (h, w, 3) or a window (frames, h, w, 3) through the tiles of an engine, as `upscale` does it.
+
+    A picture alone stands for all frames that the engine wants. dtype as the engine gives it.
+    """
     grid = Grid(engine.scale, engine.halo, engine.multiple_of, LEAST_SIDE)
-    rows, cols, channels = pixels.shape
-    window = Window((rows, cols, channels), pixels.dtype, [pixels])
-    bands = list(enlarge(window, grid, tile, lambda part: engine(part[None])))
+    given = pixels if pixels.ndim == 4 else still(pixels, engine.frames)
+    bands = list(enlarge(Window(given.shape, given.dtype, [given]), grid, tile, engine))
     return bands[0] if len(bands) == 1 else np.concatenate(bands)
 
 
@@ -115,7 +145,7 @@ class NetworkMethod:
     def __init__(self, model: Model, engine: str = "openvino", precision: Precision = "auto") -> None:
         self._engine: NetworkEngine = open_engine(model, engine, precision)
         self._tile = model.card.tile
-        self.name, self.scale = model.card.name, model.card.scale
+        self.name, self.scale, self.frames = model.card.name, model.card.scale, model.card.frames
         self.engine = self._engine.name
         self.precision: str = self._engine.precision_for(np.dtype(np.uint8))
         self.sha256, self.parameters = model.sha256, model.card.parameters
@@ -126,9 +156,15 @@ class NetworkMethod:
         }
         words = promised.get(model.card.halo_kind)
         self.notes: tuple[str, ...] = () if words is None else (f"{words} ({model.card.halo_kind} halo)",)
+        if self.frames > 1:
+            self.notes += (f"looks at {self.frames} frames of a clip; of a picture alone, at {self.frames} copies",)
 
     def __call__(self, pixels: Bytes) -> Bytes:
         return np.asarray(enlarged(self._engine, pixels, self._tile), np.uint8)
+
+    def of_window(self, window: Bytes) -> Bytes:
+        """As `WindowMethod`."""
+        return np.asarray(enlarged(self._engine, window, self._tile), np.uint8)
 
 
 class _Restoring:

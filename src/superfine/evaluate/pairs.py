@@ -25,8 +25,9 @@ from superfine.image import open_picture
 from superfine.layouts import Source, pictures_in
 from superfine.route import MAX_SCALE
 
-__all__ = ["REDUCTIONS", "Dataset", "Pair", "decode", "open_dataset"]
+__all__ = ["REDUCTIONS", "Dataset", "Pair", "as_bytes", "decode", "open_dataset"]
 
+Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
@@ -115,6 +116,10 @@ class Dataset:
     notes: tuple[str, ...] = ()
     reduction: str = field(default="matlab-bicubic", repr=False)
 
+    def __len__(self) -> int:
+        """How many pictures each method enlarges."""
+        return len(self.sources)
+
     def pair(self, place: int) -> Pair:
         """Decode one of `sources`. HR is cropped at the right and the bottom to a multiple of the scale.
 
@@ -200,10 +205,14 @@ def _test_part(sources: Sequence[Source]) -> tuple[tuple[Source, ...], tuple[str
 def decode(path: Path) -> Bytes:
     """A picture upright, (H, W, 3) uint8: 16 bits rounded to 8, grey spread, alpha on white. Raises SourceError."""
     picture = open_picture(path, upright=True)
-    pixels = np.concatenate(list(picture.bands()))
-    if picture.alpha:
-        colours, alpha = np.split(to_unit(pixels), [-1], axis=2)
-        pixels = to_kind(colours * alpha + (1 - alpha), np.dtype(np.uint8))
+    return as_bytes(np.concatenate(list(picture.bands())), alpha=picture.alpha)
+
+
+def as_bytes(pixels: Array, *, alpha: bool) -> Bytes:
+    """(H, W, channels), alpha the last where there is one -> (H, W, 3) uint8: as `decode` gives a picture."""
+    if alpha:
+        colours, opaque = np.split(to_unit(pixels), [-1], axis=2)
+        pixels = to_kind(colours * opaque + (1 - opaque), np.dtype(np.uint8))
     elif pixels.dtype != np.uint8:
         pixels = to_kind(to_unit(pixels), np.dtype(np.uint8))
     whole: Bytes = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -1,4 +1,4 @@
-"""Figures with their protocol: of one picture, of a data set, and whether they have fallen since."""
+"""Figures with their protocol: of one picture or frame, of a data set, and whether they have fallen since."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,12 @@ class Figures:
     """Mean of the three channels'."""
     distances: Mapping[str, float] = field(default_factory=dict)
     """Perceptual distances, by name."""
+    flicker: float = math.nan
+    """Of a clip's frame after the one before it, in grey levels, as in `flicker`; NaN where nothing can be compared."""
+    excess_flicker: float = math.nan
+    """Of how its error changes, as in `flicker`; 0 for the true clip."""
+    true_flicker: float = math.nan
+    """Of the true clip: what flickers though nothing was enlarged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,8 @@ class Row(Figures):
     parameters: int
     kernel_correlation: float | None = None
     """The median over the pictures, None where the method found no kernels."""
+    unit: str = "picture"
+    """What `pictures` counts: `frame` in a clip."""
 
 
 @dataclass(frozen=True, kw_only=True)

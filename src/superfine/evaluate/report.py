@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from superfine.errors import SuperfineError
 from superfine.evaluate.charts import gain_chart, pareto_chart
+from superfine.evaluate.clips import ClipSet
 from superfine.evaluate.evaluation import Evaluation
-from superfine.evaluate.methods import ClassicalMethod, Method, made
+from superfine.evaluate.methods import ClassicalMethod, Method, frames_of, made, made_of_windows
 from superfine.evaluate.page import TIMES, escape, image, page, save_page
 from superfine.evaluate.pairs import Dataset
 from superfine.evaluate.record import Measurement, Row
@@ -83,32 +84,52 @@ def worst_pictures(evaluation: Evaluation, dataset: str, *, count: int = _SHOWN)
 
 
 def show_worst(
-    evaluation: Evaluation, datasets: Sequence[Dataset], methods: Sequence[Method], *, count: int = _SHOWN
+    evaluation: Evaluation, datasets: Sequence[Dataset | ClipSet], methods: Sequence[Method], *, count: int = _SHOWN
 ) -> tuple[Shown, ...]:
     """Enlarge the `worst_pictures` of each data set once more, and cut out where the network's error is greatest.
 
-    datasets, methods: those of the evaluation. One picture is held at a time. What
-    fails now is left out.
+    datasets, methods: those of the evaluation; of clips whose small frames were coded nothing is shown. One picture is
+    held at a time. What fails now is left out.
     """
     known: dict[str, Method] = {method.name: method for method in methods}
     shown = []
     for dataset in datasets:
-        places = {source.name: place for place, source in enumerate(dataset.sources)}
         for worst in worst_pictures(evaluation, dataset.name, count=count):
-            if worst.picture not in places or worst.model not in known:
+            if worst.model not in known:
                 continue
             base = known.get(_BASE) or ClassicalMethod(_BASE, dataset.scale)
             try:
-                pair = dataset.pair(places[worst.picture])
-                output = made(known[worst.model], pair.small, pair.kernel).pixels
-                crude = base(pair.small)
+                again = _again(dataset, worst.picture, known[worst.model])
+                crude = None if again is None else base(again.small)
             except (SuperfineError, MemoryError):
                 continue
-            part = _worst_part(output, pair.large, dataset.scale)
-            crops = (("HR", pair.large), (_BASE, crude), (worst.model, output))
+            if again is None or crude is None:
+                continue
+            part = _worst_part(again.output, again.large, dataset.scale)
+            crops = (("HR", again.large), (_BASE, crude), (worst.model, again.output))
             cut = tuple((name, np.ascontiguousarray(pixels[part])) for name, pixels in crops)
             shown.append(Shown(dataset.name, worst.picture, worst.reason, cut))
     return tuple(shown)
+
+
+class _Again(NamedTuple):
+    """A picture or frame that was judged, and what a method makes of it."""
+
+    small: Bytes
+    large: Bytes
+    output: Bytes
+
+
+def _again(dataset: Dataset | ClipSet, picture: str, method: Method) -> _Again | None:
+    if isinstance(dataset, ClipSet):
+        for moment in dataset.only(picture).moments([frames_of(method)]):
+            return _Again(moment.windows[1][0], moment.large, made_of_windows(method, moment.windows).pixels)
+        return None
+    for place, source in enumerate(dataset.sources):
+        if source.name == picture:
+            pair = dataset.pair(place)
+            return _Again(pair.small, pair.large, made(method, pair.small, pair.kernel).pixels)
+    return None
 
 
 def report_html(evaluation: Evaluation, *, shown: Sequence[Shown] = (), command: str = "") -> str:
@@ -119,7 +140,7 @@ def report_html(evaluation: Evaluation, *, shown: Sequence[Shown] = (), command:
     facts = [
         ("Data sets", str(len(names))),
         ("Methods", str(len({row.model for row in evaluation.rows}))),
-        ("Pictures", str(len({(each.dataset, each.picture) for each in evaluation.measurements}))),
+        (_counted(evaluation.rows), str(len({(each.dataset, each.picture) for each in evaluation.measurements}))),
         ("Failures", str(len(evaluation.failures))),
         ("Date", evaluation.date),
     ]
@@ -132,6 +153,11 @@ def report_html(evaluation: Evaluation, *, shown: Sequence[Shown] = (), command:
     ]
     body += [_failures(evaluation), _foot(evaluation, command)]
     return page(f"{title}: superfine evaluate", "\n".join(body))
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    units = {row.unit for row in rows} or {"picture"}
+    return " and ".join(f"{unit}s" for unit in sorted(units, reverse=True)).capitalize()
 
 
 def save_report(evaluation: Evaluation, path: Path | str, *, shown: Sequence[Shown] = (), command: str = "") -> None:
@@ -166,7 +192,7 @@ def _worst_part(made: Bytes, large: Bytes, border: int) -> tuple[slice, slice]:
 
 
 _LEGEND: Final = (
-    '<p class="soft">Means over the pictures of what each has; pooled: PSNR of the mean squared error of all samples.'
+    '<p class="soft">Means over the {unit}s of what each has; pooled: PSNR of the mean squared error of all samples.'
     " Time per million pixels of input.{marked}"
     " Methods in italics are baselines.</p>"
 )
@@ -180,12 +206,12 @@ def _section(evaluation: Evaluation, name: str, rows: Sequence[Row], shown: Sequ
     parts = [
         f'<section><h2>{escape(name)} <span class="soft">&times;{rows[0].scale}, {pictures_of(rows)}</span></h2>',
         figures,
-        _LEGEND.format(marked=marked),
+        _LEGEND.format(marked=marked, unit=rows[0].unit),
         f'<div class="charts">{pareto_chart(rows, first)}{gain_chart(rows, _by_model(evaluation, name), first)}</div>',
     ]
     if shown:
         parts.append(
-            f"<h3>Worst pictures of {escape(first)}</h3>"
+            f"<h3>Worst {rows[0].unit}s of {escape(first)}</h3>"
             '<p class="soft">Squares of 128 px or less where its error is greatest, enlarged without smoothing. Half by'
             f" the lowest PSNR of Y, half by the least gain over bicubic ({escape(rows[0].protocol_y)}).</p>"
         )

@@ -86,7 +86,7 @@ def best_network(rows: Sequence[Row]) -> Row | None:
 def pictures_of(rows: Sequence[Row]) -> str:
     """How many pictures the figures come from, in words."""
     least, most = min(row.pictures for row in rows), max(row.pictures for row in rows)
-    words = f"{most} picture{'' if most == 1 else 's'}"
+    words = f"{most} {rows[0].unit}{'' if most == 1 else 's'}"
     return words if least == most else f"{words}, not all by each method"
 
 
@@ -98,7 +98,7 @@ class _Column(NamedTuple):
     digits: int
     better: int = 1
     among: str = ""
-    """Marked among networks only; empty: among all."""
+    """The kind of methods among which the best is marked; empty: all of them, `none`: nowhere."""
 
 
 def _quality(rows: Sequence[Row]) -> list[tuple[str, list[_Column]]]:
@@ -122,6 +122,12 @@ def _quality(rows: Sequence[Row]) -> list[tuple[str, list[_Column]]]:
     ]
     if names := list(dict.fromkeys(name for row in rows for name in row.distances)):
         groups.append(("Distances, lower is nearer", [_distance(name) for name in names]))
+    if not all(math.isnan(row.flicker) for row in rows):
+        true = ", ".join(dict.fromkeys(number(row.true_flicker, 2) for row in rows))
+        words = (
+            f"Flicker of Y in grey levels, lower is steadier: all of it (the true clip has {true}), and of the error"
+        )
+        groups.append((words, list(_FLICKER)))
     if any(row.kernel_correlation is not None for row in rows):
         groups.append(("Kernel found, normalised correlation with the true one", [_KERNEL]))
     return groups
@@ -132,6 +138,13 @@ def _kernel_correlation(row: Row) -> float:
 
 
 _KERNEL: Final = _Column("median", _kernel_correlation, 3)
+
+
+# Of all flicker none is marked as the best: what blurs is steadier than the truth.
+_FLICKER: Final = (
+    _Column("all", lambda row: row.flicker, 2, better=-1, among="none"),
+    _Column("error", lambda row: row.excess_flicker, 2, better=-1),
+)
 
 
 def _distance(name: str) -> _Column:

@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from superfine.atomic import written_whole
 from superfine.color import to_kind, to_unit
-from superfine.engine import ClassicalEngine, Engine
+from superfine.engine import ClassicalEngine, Engine, still
 from superfine.errors import EngineError
 from superfine.evaluate.methods import enlarged
 from superfine.evaluate.pairs import Pair
 from superfine.train.distances import Distance, open_distance
-from superfine.train.score import score
+from superfine.train.score import score, seen_by
 
 __all__ = ["conclude"]
 
@@ -61,7 +62,15 @@ def _lpips() -> Distance | None:
 
 
 def _mean_distance(distance: Distance, engine: Engine, pairs: Sequence[Pair]) -> float:
-    return float(np.mean([distance(to_unit(enlarged(engine, to_unit(p.small))), to_unit(p.large)) for p in pairs]))
+    made = (enlarged(engine, seen_by(engine, to_unit(pair.small))) for pair in pairs)
+    return float(
+        np.mean([distance(to_unit(each), to_unit(pair.large)) for each, pair in zip(made, pairs, strict=True)])
+    )
+
+
+def _whole(engine: Engine, window: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    seen = seen_by(engine, window)
+    return engine(seen if seen.ndim == 4 else still(seen, engine.frames))
 
 
 def _draw(path: Path, engines: Sequence[Engine], pairs: Sequence[Pair]) -> None:
@@ -71,15 +80,15 @@ def _draw(path: Path, engines: Sequence[Engine], pairs: Sequence[Pair]) -> None:
     canvas = Image.new("RGB", ((len(engines) + 1) * (_SIDE + _GAP), len(pairs) * (_SIDE + _GAP)), "white")
     for row, (_, small, large, *_) in enumerate(pairs):
         side = max(engine.multiple_of, _SIDE // engine.scale // engine.multiple_of * engine.multiple_of)
-        top, left = (max(0, (length - side) // 2) for length in small.shape[:2])
-        piece = small[top : top + side, left : left + side]
-        rows, cols = (length // engine.multiple_of * engine.multiple_of for length in piece.shape[:2])
+        top, left = (max(0, (length - side) // 2) for length in small.shape[-3:-1])
+        piece = small[..., top : top + side, left : left + side, :]
+        rows, cols = (length // engine.multiple_of * engine.multiple_of for length in piece.shape[-3:-1])
         if not (rows and cols):
             continue
-        seen = to_unit(piece[:rows, :cols])[None]
+        window = to_unit(piece[..., :rows, :cols, :])
         begin, s = (top * engine.scale, left * engine.scale), engine.scale
         truth = large[begin[0] : begin[0] + rows * s, begin[1] : begin[1] + cols * s]
-        for column, pixels in enumerate((*(each(seen) for each in engines), truth)):
+        for column, pixels in enumerate((*(_whole(each, window) for each in engines), truth)):
             shown = Image.fromarray(to_kind(to_unit(pixels), np.dtype(np.uint8)))
             canvas.paste(shown, (column * (_SIDE + _GAP), row * (_SIDE + _GAP)))
     canvas.save(path, format="PNG", optimize=True)

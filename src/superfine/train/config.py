@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from superfine.classical.degrade import Degradation
 from superfine.classical.kernels import Kernels
 from superfine.errors import TrainingError, UsageError
+from superfine.train.motion import Motion, Recording
 
 __all__ = [
     "REDUCED",
@@ -66,10 +67,18 @@ class DataConfig(_Table):
     """Share of the pictures that are drawn for the test, likewise."""
     drawn: Annotated[int, Field(ge=0)] = 0
     """How many pages of text and line art are rendered, by the run's seed, and join the training pictures."""
+    clips: tuple[str, ...] = ()
+    """Videos below the data root, whose windows join the training pictures of nets that see a window of frames."""
+    clip_every: PositiveInt = 5
+    """Of a clip, each so many-th frame is the middle of a window."""
     degrade: Degradation | None = None
     """How the small picture is made; where it is missing, by MATLAB's bicubic alone."""
     kernels: Kernels | None = None
     """At scale 1: the picture made small by a kernel, and enlarged again as far as what is known of it allows."""
+    motion: Motion | None = None
+    """For nets that see a window of frames: how the picture moves in it."""
+    recording: Recording | None = None
+    """With motion: what a camera and H.264 do to the small frames."""
 
     @model_validator(mode="after")
     def _folders_are_named(self) -> "DataConfig":
@@ -78,6 +87,12 @@ class DataConfig(_Table):
                 raise ValueError(f"{key} speaks of {', '.join(strange)}, which is not among the folders")
         if self.kernels is not None and self.degrade is not None:
             raise ValueError("degrade and kernels each make the small picture; keep one")
+        if self.recording is not None and self.motion is None:
+            raise ValueError("recording is for frames; give [data.motion] too")
+        if self.clips and self.motion is None:
+            raise ValueError("clips are for nets that see a window; give [data.motion] too, for the pictures")
+        if self.motion is not None and (self.degrade is not None or self.kernels is not None):
+            raise ValueError("motion makes the small frames; leave degrade and kernels out, and use recording")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together leave nothing to train on")
         return self

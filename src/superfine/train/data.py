@@ -27,15 +27,19 @@ from superfine.blind.estimate import estimate_kernel
 from superfine.classical.degrade import Degradation, degrade
 from superfine.classical.kernels import Kernels, Reduction, resampler_kernel
 from superfine.classical.resample import KERNELS, matlab_resize, taps
-from superfine.color import FULL_LUMA
+from superfine.color import FULL_LUMA, to_kind, to_unit
 from superfine.errors import MissingExtraError, SourceError, TrainingError
 from superfine.evaluate.pairs import Pair, decode
+from superfine.footage import open_footage, read_footage
 from superfine.kernel_file import read_kernel
 from superfine.layouts import Part, Source, pictures_in
+from superfine.scenes import windows
 from superfine.train.config import Stage, TrainConfig
 from superfine.train.drawn import draw_page
 from superfine.train.losses import reach
+from superfine.train.motion import Motion, blurred, coded, recorded, window
 from superfine.train.nets import NETS
+from superfine.train.nets.null_space import reduced
 
 __all__ = [
     "Batch",
@@ -65,6 +69,9 @@ _LEAST_SIDE: Final = 16
 _PAGE_SIDE: Final = 512
 # Of a picture whose kernel is estimated, the middle so far is looked at.
 _LOOKED: Final = 640
+# Stands for where the small picture begins, of a frame of a clip.
+_IN_WINDOW: Final = -2
+_COLOURS: Final = 3
 # Those fields of a config that decide which picture is on which side.
 _SPLITS: Final = ("folders", "hold_out", "validation", "test")
 
@@ -103,8 +110,8 @@ class Pictures:
     """All samples of all pictures, uint8 RGB, one after another."""
     names: tuple[str, ...]
     table: Whole
-    """(pictures, 4): where the large one begins, in pixels; rows and columns of the small one; where that begins, or
-    -1 where it is made of the large one."""
+    """(pictures, 4): where the large one begins, in pixels; rows and columns of the small one; where that begins, -1
+    where it is made of the large one, or -2 where besides that is a clip's, with its window around it in the file."""
     scale: int
     often: Whole
     """(pictures,): how many times each counts when patches are drawn."""
@@ -287,7 +294,7 @@ def open_data(config: TrainConfig, root: Path, run: Path, say: Say = lambda line
     index = _read_index(run, key) if stored else None
     if index is None:
         say(f"decoding {sum(map(len, sides[:3]))} pictures, once")
-        index = _write_pictures(config, sides, run, key)
+        index = _write_pictures(config, sides, root, run, key)
     flat = torch.from_file(str(run / "pictures.u8"), shared=False, size=index["bytes"], dtype=torch.uint8)
     alone = _read_kernels(run, index)
     data = Data(*(_pictures(index[part], flat, config, alone.get(part)) for part in get_args(Part)))
@@ -356,6 +363,8 @@ def _key(config: TrainConfig, sides: Split) -> str:
     """What the decoded file is made of."""
     names = [[[source.name, source.small is not None] for source in side] for side in sides[:3]]
     parts = [names, config.data.sizes, config.data.drawn, config.scale, config.seed, _least(config)]
+    if config.data.clips:
+        parts.append([config.data.clips, config.data.clip_every, NETS[config.net].frames])
     if config.self_supervision is not None:
         kernel = config.self_supervision.kernel
         parts.append([_digest(Path(kernel)) if Path(kernel).suffix else kernel, config.learns_by_reduction])
@@ -385,7 +394,7 @@ def _read_kernels(run: Path, index: Mapping[str, Any]) -> dict[str, Floats]:
         ) from error
 
 
-def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> dict[str, Any]:
+def _write_pictures(config: TrainConfig, sides: Split, root: Path, run: Path, key: str) -> dict[str, Any]:
     """Decode all into one file. Its index is written last, so that it never speaks of another file."""
     index: dict[str, Any] = {"key": key, "skipped": list(sides.skipped)}
     alone: dict[str, Floats] = {}
@@ -407,6 +416,8 @@ def _write_pictures(config: TrainConfig, sides: Split, run: Path, key: str) -> d
                         continue
                     sizes = _sizes(source, config) if name == "train" else (1.0,)
                     _write_source(file, source, sizes, config, index[name], index["skipped"], judged=judged)
+            for clip in config.data.clips:
+                _write_windows(file, root / clip, config, index["train"])
             for page in range(config.data.drawn):
                 side_length = max(_PAGE_SIDE, _least(config) * config.scale)
                 pixels = draw_page(side_length, np.random.default_rng((config.seed, 0, page)))
@@ -497,6 +508,22 @@ def _write_source(
         _write_pair(file, name, large, small, scale, rows)
 
 
+def _write_windows(file: BinaryIO, path: Path, config: TrainConfig, rows: list[list[Any]]) -> None:
+    """Write windows of a clip as a network sees them in use, each whole. Raises SourceError where it can't be read."""
+    frames, scale = NETS[config.net].frames, config.scale
+    clip = open_footage(path)
+    for seen in windows(read_footage(clip, damaged="repeat"), frames):
+        if seen.frame.number % config.data.clip_every or seen.repeats:
+            continue
+        stack = to_kind(to_unit(seen.stack()[..., :3]), np.dtype(np.uint8))
+        low, wide = (side // scale for side in stack.shape[1:3])
+        if min(low, wide) < _least(config) or stack.shape[3] != _COLOURS:
+            raise TrainingError(f"{path}: its frames are smaller than a patch, or grey; leave it out of data.clips")
+        begin = file.tell() // 3 + frames // 2 * low * wide * scale**2
+        file.write(np.ascontiguousarray(stack[:, : low * scale, : wide * scale]).data)
+        rows.append([f"{path.name}/{seen.frame.number}", begin, low, wide, _IN_WINDOW])
+
+
 def _write_pair(
     file: BinaryIO, name: str, large: Bytes, small: Bytes | None, scale: int, rows: list[list[Any]]
 ) -> None:
@@ -520,6 +547,9 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     one channel, full-range BT.601, the others RGB.
     """
     stage, scale = config.stage_at(step), pictures.scale
+    if config.data.motion is not None:
+        moving = _moving_batch(pictures, config, config.data.motion, step)
+        return Batch(moving.small[part], moving.large[part])
     picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)[:, part]
     begin, rows, cols, second = pictures.table[picture].T
     margin = _margin(config.data.degrade, scale) if config.data.kernels is None else _KERNEL_MARGIN
@@ -555,6 +585,68 @@ def batch_at(pictures: Pictures, config: TrainConfig, step: int, *, part: slice 
     own_kernels = torch.from_numpy(pictures.kernels[picture].astype(np.float32))
     turned = [_turned(kernel, way) for kernel, *way in zip(own_kernels, *ways, strict=True)]
     return SmallBatch(small, small, torch.stack(turned).to(small.device))
+
+
+def _moving_batch(pictures: Pictures, config: TrainConfig, motion: Motion, step: int) -> Batch:
+    """Windows of one step, (N, frames, patch, patch), and the middle frames; all samples, since they share a clip."""
+    stage, scale = config.stage_at(step), pictures.scale
+    picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)
+    begin, rows, cols, second = pictures.table[picture].T
+    margin = motion.reach + _BICUBIC_MARGIN
+    corner, side = (top * scale, left * scale), (stage.patch * scale, margin * scale)
+    where = (begin, rows * scale, cols * scale)
+    luma = _luma(_cut(pictures.flat, where, corner, *side))
+    draw = np.random.default_rng((config.seed, step, 0))
+    frames = NETS[config.net].frames
+    moved = window(luma, frames, scale, motion, draw)
+    real = np.flatnonzero(second == _IN_WINDOW)
+    for at in range(frames if len(real) else 0):
+        apart = (at - frames // 2) * (rows * cols * scale**2)[real]
+        there = (begin[real] + apart, rows[real] * scale, cols[real] * scale)
+        shown = _cut(pictures.flat, there, (corner[0][real], corner[1][real]), *side)
+        moved[torch.from_numpy(real).to(moved.device), at] = _luma(shown)
+    small, large = _made_of_window(moved, config, motion, draw)
+    inner = slice(motion.reach, motion.reach + stage.patch)
+    outer = slice(margin * scale, (margin + stage.patch) * scale)
+    pairs = zip(small[..., inner, inner], large[:, None, outer, outer], zip(*ways, strict=True), strict=True)
+    turned = [(_turned(frames, way), _turned(middle, way)) for frames, middle, way in pairs]
+    smalls, larges = (
+        torch.stack(side).contiguous(memory_format=torch.channels_last) for side in zip(*turned, strict=True)
+    )
+    return Batch(smalls / 255, larges / 255)
+
+
+def _luma(squares: torch.Tensor) -> torch.Tensor:
+    """(N, S, S, 3) uint8 -> levels, (N, S, S)."""
+    return squares.float() @ torch.from_numpy(FULL_LUMA.astype(np.float32)).to(squares.device)
+
+
+def _made_of_window(
+    moved: torch.Tensor, config: TrainConfig, motion: Motion, draw: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Large frames (N, frames, S, S) -> small ones (N, frames, S/s - 4, S/s - 4), and the middle large ones (N, S, S).
+
+    All are levels of luma, 0 to 255.
+    """
+    recording = config.data.recording
+    if draw.random() < motion.coded:
+        whole = moved.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        moved = torch.from_numpy(coded(whole, motion.coded_crf, draw)).to(moved)
+    target = moved[:, moved.shape[1] // 2]
+    if recording is not None:
+        moved = blurred(moved, config.scale, recording, draw)
+    levels = moved.round().clamp(0, 255)
+    if motion.reducer == "bicubic":  # frames stand for colours
+        last = levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        small = _bicubic(last, config.scale).permute(0, 3, 1, 2)
+    else:
+        small = reduced(levels.flatten(0, 1)[:, None], motion.reducer, config.scale).unflatten(0, levels.shape[:2])
+        edge = _BICUBIC_MARGIN
+        small = small[:, :, 0, edge:-edge, edge:-edge].round().clamp(0, 255).to(torch.uint8)
+    if recording is not None:
+        shown = recorded(small.contiguous().cpu().numpy(), recording, draw)
+        small = torch.from_numpy(shown).to(small.device)
+    return small.float(), target
 
 
 def _makers(pictures: Pictures, config: TrainConfig, chosen: Iterable[int]) -> list[Maker] | None:
@@ -631,7 +723,7 @@ def _cut(
 
 
 def _bicubic(large: torch.Tensor, scale: int) -> torch.Tensor:
-    """`matlab_resize` of squares without their margin, to the bit: (N, s*(h+4), s*(h+4), 3) -> (N, h, h, 3), uint8.
+    """`matlab_resize` of squares without their margin, to the bit: (N, s*(h+4), s*(h+4), C) -> (N, h, h, C), uint8.
 
     A product with a dense matrix is exact where scale is odd or a power of two, to 5 or 8: all weights
     are then whole parts of 2s^4, and every sum fits in float32 or stays clear of the ties.
@@ -643,10 +735,10 @@ def _bicubic(large: torch.Tensor, scale: int) -> torch.Tensor:
     lines, count = large, len(matrix)
     with torch.autocast(large.device.type, enabled=False):
         for _ in range(2):  # rows, then columns: the picture is turned over in between
-            wide = lines.shape[2]
-            exact = matrix @ lines.reshape(len(lines), -1, 3 * wide).to(matrix.dtype)
+            wide, channels = lines.shape[2:]
+            exact = matrix @ lines.reshape(len(lines), -1, channels * wide).to(matrix.dtype)
             levels = exact.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
-            lines = levels.view(-1, count, wide, 3).transpose(1, 2)
+            lines = levels.view(-1, count, wide, channels).transpose(1, 2)
     return lines.contiguous()
 
 
@@ -736,6 +828,9 @@ def whole_pairs(pictures: Pictures, config: TrainConfig) -> Iterator[Pair]:
 
     Where a run learns by reduction, and large ones are missing, the small one stands for both.
     """
+    if config.data.motion is not None:
+        yield from _moving_pairs(pictures, config, config.data.motion)
+        return
     makers = _makers(pictures, config, range(len(pictures)))
     for place, (name, (begin, rows, cols, second)) in enumerate(
         zip(pictures.names, pictures.table.tolist(), strict=True)
@@ -748,3 +843,24 @@ def whole_pairs(pictures: Pictures, config: TrainConfig) -> Iterator[Pair]:
         else:
             small = matlab_resize(large, (rows, cols))
         yield Pair(name, small, large)
+
+
+def _moving_pairs(pictures: Pictures, config: TrainConfig, motion: Motion) -> Iterator[Pair]:
+    """The middle square of each picture as a window, (frames, h, h, 3) of grey, and its middle frame."""
+    scale, edge, grid = config.scale, motion.reach + _BICUBIC_MARGIN, NETS[config.net].multiple_of
+    for place, (name, (begin, rows, cols, _)) in enumerate(zip(pictures.names, pictures.table.tolist(), strict=True)):
+        whole = pictures.pixels(begin, rows * scale, cols * scale)
+        side = (min(rows, cols) - 2 * edge) // grid * grid + 2 * edge
+        top, left = ((length - side) // 2 * scale for length in (rows, cols))
+        square = torch.from_numpy(np.ascontiguousarray(whole[top : top + side * scale, left : left + side * scale]))
+        draw = np.random.default_rng((config.seed, 0, place))  # steps begin at one
+        moved = window(_luma(square[None]), NETS[config.net].frames, scale, motion, draw)
+        small, large = _made_of_window(moved, config, motion, draw)
+        inner, outer = slice(motion.reach, -motion.reach), slice(edge * scale, -edge * scale)
+        frames, middle = small[0, :, inner, inner], large[0, outer, outer].round()
+        yield Pair(name, _grey(frames), _grey(middle))
+
+
+def _grey(levels: torch.Tensor) -> Bytes:
+    """(..., h, w) levels -> (..., h, w, 3)."""
+    return np.repeat(levels.cpu().numpy().astype(np.uint8)[..., None], 3, -1)

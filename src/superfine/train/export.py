@@ -76,7 +76,7 @@ def _converted(net: Net, card: Card, name: str, half: bool) -> tuple[Model, floa
 
 def _same_as(net: Net, folded: Net, card: Card, name: str, *, half: bool) -> tuple[Model, float]:
     """`folded` as ONNX, held against `net`."""
-    model = Model(card, with_card(to_onnx(folded, card.multiple_of, half=half), card), name)
+    model = Model(card, with_card(to_onnx(folded, card.multiple_of, card.frames, half=half), card), name)
     difference = _difference(net, model)
     if not difference <= _TOLERANCE:
         raise TrainingError(f"{name}: ONNX and torch differ by {difference:.2g}, more than {_TOLERANCE}; not written")
@@ -98,9 +98,10 @@ def new_card(config: TrainConfig, name: str, features: str = "") -> Card:
             scale=config.scale,
             halo=facts.halo,
             multiple_of=facts.multiple_of,
+            frames=facts.frames,
             fp32_end=facts.fp32_end,
             bytes_per_pixel=facts.bytes_per_pixel * config.scale**2,
-            restoring=config.data.degrade is not None,
+            restoring=config.data.degrade is not None or config.data.recording is not None,
             **written,
         )
     except TypeError as error:
@@ -134,8 +135,8 @@ def measured(model: Model, tests: Mapping[str, Dataset]) -> Card:
     return replace(model.card, psnr=reached, protocol=f"PSNR, {rule}, {method.precision}")
 
 
-def to_onnx(folded: torch.nn.Module, grid: int, *, half: bool = False) -> bytes:
-    """An ONNX file without a card: (1, 3, h, w) -> (1, 3, scale*h, scale*w), sides multiples of `grid`.
+def to_onnx(folded: torch.nn.Module, grid: int, frames: int = 1, *, half: bool = False) -> bytes:
+    """An ONNX file without a card: (1, 3*frames, h, w) -> (1, 3, scale*h, scale*w), sides multiples of `grid`.
 
     With `half` the weights are stored as fp16. Raises TrainingError where torch gives no program.
     """
@@ -148,7 +149,7 @@ def to_onnx(folded: torch.nn.Module, grid: int, *, half: bool = False) -> bytes:
         warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)  # torch trips over itself
         program = torch.onnx.export(
             folded,
-            (torch.rand(1, 3, 3 * grid * (8 // grid or 1), 4 * grid * (8 // grid or 1)),),
+            (torch.rand(1, 3 * frames, 3 * grid * (8 // grid or 1), 4 * grid * (8 // grid or 1)),),
             input_names=["pixels"],
             output_names=["enlarged"],
             dynamic_shapes=({0: torch.export.Dim.STATIC, **sides},),
@@ -190,7 +191,8 @@ def _difference(net: Net, model: Model) -> float:
     rows, cols = (
         side * model.card.multiple_of for side in (29 // model.card.multiple_of or 1, 37 // model.card.multiple_of or 1)
     )
-    pixels = np.random.default_rng(0).random((1, rows, cols, 3), dtype=np.float32)
-    wanted = net.float().eval()(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())).clamp(0, 1)
+    pixels = np.random.default_rng(0).random((model.card.frames, rows, cols, 3), dtype=np.float32)
+    planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).reshape(1, -1, rows, cols))
+    wanted = net.float().eval()(planes).clamp(0, 1)
     given = open_engine(model, "openvino", "fp32")(pixels)
     return float(np.abs(given - wanted[0].numpy().transpose(1, 2, 0)).max())

@@ -66,7 +66,11 @@ def load_pretrained(source: str) -> Pretrained:
         net = build(config.net, config.scale)
         net.load_state_dict(weights)
         return Pretrained(
-            str(state), config.net, config.scale, config.data.degrade is not None, net.folded().state_dict()
+            str(state),
+            config.net,
+            config.scale,
+            config.data.degrade is not None or config.data.recording is not None,
+            net.folded().state_dict(),
         )
     found = find_model(source)
     if len(found) > 1:

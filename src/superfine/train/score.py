@@ -20,23 +20,24 @@ from superfine.train.nets import NETS, NetCard
 from superfine.train.nets.layers import Net
 from superfine.train.pretrained import load_pretrained
 
-__all__ = ["RunMethod", "TorchEngine", "open_run", "score"]
+__all__ = ["RunMethod", "TorchEngine", "open_run", "score", "seen_by"]
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
 
 
 class TorchEngine:
-    """A torch net as an engine, in fp32: (1, h, w, 3) float32 in 0..1 -> (scale*h, scale*w, 3)."""
+    """A torch net as an engine, in fp32: (frames, h, w, 3) float32 in 0..1 -> (scale*h, scale*w, 3)."""
 
     def __init__(self, net: Net, card: NetCard) -> None:
         self.net = net
-        self.scale, self.halo, self.multiple_of, self.frames = net.scale, card.halo, card.multiple_of, 1
+        self.scale, self.halo, self.multiple_of, self.frames = net.scale, card.halo, card.multiple_of, net.frames
 
     @torch.no_grad()
     def __call__(self, pixels: Array) -> Array:
         device = next(self.net.parameters()).device
-        planes = torch.from_numpy(np.moveaxis(to_unit(pixels), 3, 1).copy()).to(device)
+        frames = np.moveaxis(to_unit(pixels), 3, 1)  # (frames, 3, h, w)
+        planes = torch.from_numpy(frames.reshape(1, -1, *frames.shape[2:]).copy()).to(device)
         self.net.eval()
         output = self.net(planes)[0].clamp(0, 1).cpu().numpy()
         self.net.train()
@@ -56,12 +57,17 @@ class RunMethod:
         self.sha256, self.file_bytes = hashlib.sha256(content).hexdigest(), len(content)
         self.parameters = sum(weight.numel() for weight in net.folded().parameters())
         self.notes: tuple[str, ...] = ()
+        self.frames = net.frames
         self._engine = TorchEngine(net, NETS[pretrained.net])
 
     def __call__(self, pixels: Bytes) -> Bytes:
         """(h, w, 3) uint8 -> (scale*h, scale*w, 3) uint8."""
         large: Any = enlarged(self._engine, to_unit(pixels))
         return np.asarray(to_kind(large, np.dtype(np.uint8)), np.uint8)
+
+    def of_window(self, window: Bytes) -> Bytes:
+        """(frames, h, w, 3) uint8 -> the middle one, (scale*h, scale*w, 3) uint8."""
+        return self(window)
 
 
 def open_run(path: Path, scale: int) -> RunMethod:
@@ -75,11 +81,23 @@ def open_run(path: Path, scale: int) -> RunMethod:
     return method
 
 
+def seen_by(engine: Engine, pixels: Array) -> Array:
+    """A picture (h, w, 3), or what of a window (any odd number, h, w, 3) an engine sees: (engine.frames, h, w, 3).
+
+    The middle one alone, (h, w, 3), for an engine of one frame.
+    """
+    if pixels.ndim == 3:
+        return pixels
+    middle, radius = len(pixels) // 2, engine.frames // 2
+    return pixels[middle - radius : middle + radius + 1] if radius else pixels[middle]
+
+
 def score(engine: Engine, pairs: Iterable[Pair], *, tile: int = 384) -> Score:
     """The mean over `pairs` of what `engine` makes of the small pictures against the large ones."""
     rows = []
     for pair in pairs:
-        large = enlarged(engine, to_unit(pair.small), tile)  # in float: a gain below a level counts while training
+        # In float: a gain below a level counts while training.
+        large = enlarged(engine, seen_by(engine, to_unit(pair.small)), tile)
         output, target = (
             crop_border(to_unit(pixels).astype(np.float64), engine.scale) for pixels in (large, pair.large)
         )

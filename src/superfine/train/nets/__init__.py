@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
+from superfine.train.nets.aligned import Aligned
 from superfine.train.nets.edsr import EDSR
 from superfine.train.nets.enhance import Enhance
 from superfine.train.nets.espcn import ESPCN
 from superfine.train.nets.fsrcnn import FSRCNN
 from superfine.train.nets.layers import Colour, Net
+from superfine.train.nets.null_space import NullSpace, Reducer
 from superfine.train.nets.plain import Plain
 from superfine.train.nets.refiner import Refiner
 from superfine.train.nets.residual import Residual
@@ -30,6 +33,7 @@ class NetCard:
     halo: int
     """Pixels of the small picture around one on the grid that its result depends on, at the scale where most."""
     multiple_of: int = 1
+    frames: int = 1
     scales: tuple[int, ...] = (2, 3, 4)
     fp32_end: bool
     """Ends with base plus residual added in fp32."""
@@ -76,6 +80,33 @@ NETS = {
             fp32_end=True,
             bytes_per_pixel=300,
             source="residual 3x3 blocks, folded as in SESR, arXiv:2103.09404",
+        ),
+        NetCard(
+            name="aligned-32x8",
+            build=lambda scale: Aligned(scale, channels=32, blocks=8, frames=3),
+            colour="luma",
+            halo=34,
+            multiple_of=2,
+            frames=3,
+            fp32_end=True,
+            bytes_per_pixel=400,
+            source="residual 3x3 blocks on three frames, moved by block matching, after VESPCN, arXiv:1611.05250",
+        ),
+        *(
+            NetCard(
+                name=f"aligned-32x8-{reducer}",
+                build=lambda scale, reducer=reducer: NullSpace(  # type: ignore[misc]
+                    Aligned(scale, channels=32, blocks=8, frames=3), reducer
+                ),
+                colour="luma",
+                halo=34 if reducer == "box" else 46,
+                multiple_of=2,
+                frames=3,
+                fp32_end=True,
+                bytes_per_pixel=500,
+                source="the same, whose result made small is the input: as arXiv:1907.01399, arXiv:1806.06137",
+            )
+            for reducer in get_args(Reducer)
         ),
         NetCard(
             name="refiner-64x4",

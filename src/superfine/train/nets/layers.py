@@ -12,12 +12,12 @@ from torch.nn.utils import skip_init
 
 from superfine.errors import TrainingError
 
-__all__ = ["BicubicBase", "CollapsibleConv", "Colour", "Foldable", "Net", "plain_conv"]
+__all__ = ["LUMA", "BicubicBase", "CollapsibleConv", "Colour", "Foldable", "Net", "keys", "plain_conv"]
 
 Colour = Literal["luma", "rgb"]
 
-# BT.601 weights of R, G, B in full-range luma.
-_LUMA = (0.299, 0.587, 0.114)
+#: BT.601 weights of R, G, B in full-range luma.
+LUMA = (0.299, 0.587, 0.114)
 # Keys' cubic at the distances a phase needs, a = -0.5: the base is what bicubic would give.
 _KEYS_A = -0.5
 
@@ -110,7 +110,7 @@ class BicubicBase(nn.Module):
         self.scale = scale
         taps = torch.arange(-2, 3, dtype=torch.float64)
         phase = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-        line = _keys(phase[:, None] - taps)  # (scale, 5)
+        line = keys(phase[:, None] - taps)  # (scale, 5)
         line = line / line.sum(1, keepdim=True)
         kernel = torch.einsum("pi,qj->pqij", line, line).reshape(1, scale * scale, 5, 5)
         self.register_buffer("kernel", kernel.flip(2, 3).float())
@@ -145,6 +145,8 @@ class Net(nn.Module):
 
     scale: int
     colour: Colour
+    frames: int = 1
+    """Of the window that it sees: (N, C*frames, h, w), in the order of time."""
     head: CollapsibleConv | nn.Conv2d
     """The first layer."""
     tail: nn.Module
@@ -161,7 +163,7 @@ class Net(nn.Module):
                 net.set_submodule(name, module.fold())
         if net.colour == "luma":
             weight = net.head.get_parameter("weight")
-            net.head = plain_conv(weight * weight.new_tensor(_LUMA).view(1, 3, 1, 1), net.head.bias)
+            net.head = plain_conv(weight * weight.new_tensor(LUMA).view(1, 3, 1, 1), net.head.bias)
         return net
 
     @torch.no_grad()
@@ -192,7 +194,7 @@ class Net(nn.Module):
         """What the head is to see of x: x itself, or its luma (N, 1, h, w) where the head takes one channel."""
         if x.shape[1] == self.head.in_channels:
             return x
-        return (x * x.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def _take(module: nn.Module, name: str, given: Mapping[str, torch.Tensor]) -> bool:
@@ -220,7 +222,8 @@ def plain_conv(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
     return plain
 
 
-def _keys(distance: torch.Tensor) -> torch.Tensor:
+def keys(distance: torch.Tensor) -> torch.Tensor:
+    """Keys' cubic, a = -0.5, of a distance in samples. Source: Keys 1981, doi:10.1109/TASSP.1981.1163711."""
     a, d = _KEYS_A, distance.abs()
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
