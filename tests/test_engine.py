@@ -425,43 +425,6 @@ def test_a_graph_of_its_own_for_a_clip_changes_nothing(run, kind):
     np.testing.assert_array_equal(first, last)
 
 
-@each_kind
-@each_run
-def test_clips_give_the_same_bits_from_the_first_on(run, kind):
-    """Of frames that are folded before the second convolution, whose shape the graph has to read, as in a resumed run."""
-    draw = np.random.default_rng(8)
-    nodes = [
-        ("Conv", ["x", "a", "bias"], "p", {"pads": [1] * 4}),
-        ("Shape", ["p"], "sides", {"start": 2, "end": 4}),
-        ("Div", ["sides", "two"], "half", {}),
-        ("Gather", ["half", "first"], "rows", {}),
-        ("Gather", ["half", "second"], "cols", {}),
-        ("Concat", ["head", "rows", "two", "cols", "two"], "apart", {"axis": 0}),
-        ("Reshape", ["p", "apart"], "q", {}),
-        ("Transpose", ["q"], "r", {"perm": [0, 1, 3, 5, 2, 4]}),
-        ("Concat", ["folded", "half"], "together", {"axis": 0}),
-        ("Reshape", ["r", "together"], "s", {}),
-        ("Conv", ["s", "b"], "t", {"pads": [1] * 4}),
-        ("DepthToSpace", ["t"], "y", {"blocksize": 4, "mode": "CRD"}),
-    ]
-    weights = {
-        "a": draw.normal(0, 0.2, (8, 9, 3, 3)).astype(np.float32),
-        "bias": draw.normal(0, 0.2, 8).astype(np.float32),
-        "b": draw.normal(0, 0.1, (48, 32, 3, 3)).astype(np.float32),
-        "two": np.array([2]),
-        "first": np.array([0]),
-        "second": np.array([1]),
-        "head": np.array([1, 8]),
-        "folded": np.array([1, 32]),
-    }
-    engine = open_engine(model_of(nodes, weights, frames=3, fp32_end=True), *run)
-    clip = clip_of(3, (48, 64), kind)
-    first = engine(clip)
-    for _ in range(14):
-        last = engine(clip)
-    np.testing.assert_array_equal(first, last)
-
-
 @each_run
 def test_a_clip_is_computed_as_written(run):
     """All frames' channels through two convolutions, in float64."""

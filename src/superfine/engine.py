@@ -203,22 +203,17 @@ class OpenVINOEngine:
         return output, 0.0
 
     def _requests(self, dtype: np.dtype[Any], shape: tuple[int, ...], precision: str) -> "_Requests":
-        """One graph takes any shape; a shape that keeps coming gets one of its own, which gives the same bits.
-
-        Clips, of one shape from end to end, get theirs at once: in bf16 a graph for any shape that reads a shape behind
-        a convolution rounds once more there, and a run that was resumed has to give what an unbroken one gives.
-        """
+        """One graph takes any shape; a shape that keeps coming gets one of its own, which gives the same bits."""
         kind = (dtype, precision)
         last, streak = self._streaks.get(kind, (shape, 0))
         streak = streak + 1 if shape == last else 1
         self._streaks[kind] = (shape, streak)
         if kind in self._own and self._own[kind][0] == shape:
             return self._own[kind][1]
-        if self.frames == 1 and streak < _WORTH_A_GRAPH:
-            if kind not in self._any:
-                self._any[kind] = self._compile(dtype, None, precision)
-            if (bending := self._any[kind]) is not None:
-                return bending
+        if kind not in self._any:
+            self._any[kind] = self._compile(dtype, None, precision)
+        if streak < _WORTH_A_GRAPH and (bending := self._any[kind]) is not None:
+            return bending
         own = self._compile(dtype, shape, precision)
         if own is None:
             raise ModelError(f"{self.model.source}: OpenVINO can't run it on {shape[1]} x {shape[2]}")
