@@ -750,6 +750,22 @@ def test_kill_nine_is_survived_and_the_packets_are_those_of_an_unbroken_run(tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4", "whole.mp4"}
 
 
+def test_a_video_is_noted_as_done_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies just after the output has appeared leaves nothing that nobody knows."""
+    (tmp_path / "in").mkdir()
+    rgb_clip(tmp_path / "in" / "a.mkv", pictures(3))
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("superfine.video.shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST)
+    assert (tmp_path / "out" / "a.mkv").exists()
+    assert statuses(superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST)) == ["skipped"]
+
+
 @pytest.mark.slow
 def test_control_c_ends_with_a_word_and_the_same_command_goes_on(tmp_path: Path) -> None:
     source = long_clip(tmp_path / "a.mp4")

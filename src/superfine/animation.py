@@ -4,7 +4,7 @@ Delays are milliseconds. Pages come whole: libvips lays each over the ones befor
 """
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -163,15 +163,17 @@ def write_animation(
     loop: int,
     lossless: bool,
     profile: bytes = b"",
+    whole: Callable[[Path], None] = lambda part: None,
 ) -> tuple[str, ...]:
     """Write a GIF or WebP, whole or not at all; the encoder takes the frames as they come.
 
     pictures: uint8 of `shape`, (rows, cols, 3 or 4), one for each time of `timeline`. loop: how often it is shown, 0
-    forever. Returns what couldn't be kept. Raises OutputError; errors of `pictures` pass through.
+    forever. whole: hears of the finished file, as `written_whole` says.
+    Returns what couldn't be kept. Raises OutputError; errors of `pictures` pass through.
     """
     kind = ANIMATIONS[output.suffix.lower()]
     delays, notes = _delays(kind, timeline)
-    with writing(output), written_whole(output) as part:
+    with writing(output), written_whole(output, whole) as part:
         _save(part, kind, pictures, shape, delays, loop=loop, lossless=lossless, profile=profile)
         _check(part, output, kind, delays)
     return tuple(notes)

@@ -5,7 +5,7 @@ where the container can hold them; what it can't hold is said. What was written 
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -30,12 +30,19 @@ _MICROSECOND: Final = Fraction(1, 1_000_000)
 
 
 def join(
-    clip: Clip, segments: Sequence[Path], output: Path, timeline: Timeline, *, alpha: bool = False
+    clip: Clip,
+    segments: Sequence[Path],
+    output: Path,
+    timeline: Timeline,
+    *,
+    alpha: bool = False,
+    whole: Callable[[Path], None] = lambda part: None,
 ) -> tuple[str, ...]:
     """Write the file: the pictures of the segments, and the clip's other streams.
 
     timeline: of the segments' frames, all of them. Where it is a part of the clip's, other streams are cut to it, at
-    their packets, and times begin at zero. Returns what couldn't be kept. Raises OutputError; nothing is replaced then.
+    their packets, and times begin at zero. whole: hears of the finished file, as `written_whole` says. Returns what
+    couldn't be kept. Raises OutputError; nothing is replaced then.
     """
     import av
 
@@ -44,7 +51,7 @@ def join(
     part_of = len(timeline) < len(clip.timeline)
     origin = timeline.at(0) if part_of else Fraction(0)
     until = timeline.at(0) + timeline.duration if part_of else None
-    with writing(output), written_whole(output) as part:
+    with writing(output), written_whole(output, whole) as part:
         with ExitStack() as stack:
             # Pictures have no other streams.
             source = stack.enter_context(opened(clip.path)) if clip.kind == "video" else None

@@ -6,7 +6,7 @@ kept on the way is said.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -71,8 +71,11 @@ class Output(Protocol):
     def writer(self, number: int) -> PieceWriter:
         """Make a piece."""
 
-    def finish(self) -> tuple[str, ...]:
-        """Make the output of all pieces; returns what couldn't be kept. Raises OutputError, and nothing is replaced."""
+    def finish(self, whole: Callable[[Path], None]) -> tuple[str, ...]:
+        """Make the output of all pieces; returns what couldn't be kept. Raises OutputError, and nothing is replaced.
+
+        whole: hears of a finished file before it gets its name, as `written_whole` says; a folder has none.
+        """
 
 
 def output_kind(output: Path) -> Literal[Kind, ""]:
@@ -179,8 +182,8 @@ class _VideoFile:
     def writer(self, number: int) -> PieceWriter:
         return SegmentWriter(self.pieces[number], self.encoding)
 
-    def finish(self) -> tuple[str, ...]:
-        return join(self._clip, self.pieces, self.path, self._timeline, alpha=self._clip.alpha)
+    def finish(self, whole: Callable[[Path], None]) -> tuple[str, ...]:
+        return join(self._clip, self.pieces, self.path, self._timeline, alpha=self._clip.alpha, whole=whole)
 
 
 def _segments(output: Path, timeline: Timeline, segment_frames: int) -> list[Path]:
@@ -245,7 +248,7 @@ class _AnimationFile:
     def writer(self, number: int) -> PieceWriter:
         return SegmentWriter(self.pieces[number], self.encoding)
 
-    def finish(self) -> tuple[str, ...]:
+    def finish(self, whole: Callable[[Path], None]) -> tuple[str, ...]:
         clip = self._clip
         shape = turned(np.broadcast_to(np.uint8(0), self.encoding.shape), clip.display_matrix).shape
         return write_animation(
@@ -258,6 +261,7 @@ class _AnimationFile:
             (shape[0], shape[1], 4 if clip.alpha else 3),
             self._timeline,
             loop=clip.loop if clip.kind == "animation" else FOREVER,
+            whole=whole,
             lossless=clip.lossless,
             profile=clip.profile,
         )
@@ -334,7 +338,7 @@ class _FramesFolder:
         source = self._files[number] if self._files else None
         return _FrameWriter(self.pieces[number], self.encoding, self._clip, source)
 
-    def finish(self) -> tuple[str, ...]:
+    def finish(self, whole: Callable[[Path], None]) -> tuple[str, ...]:  # noqa: ARG002 - a folder isn't one file
         with writing(self.path):
             with suppress(OSError):
                 self.path.rmdir()  # an empty one

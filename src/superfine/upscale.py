@@ -335,10 +335,13 @@ class _Run:
             forget_segments(item.output)
         item.output.parent.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        made = make_video(plan, lambda pace: self._watch(item, pace))
+
+        def note(part: Path) -> None:
+            if journal is not None:
+                journal.add(journal.entry(item.source, before, item.output, stamp(part), options))
+
+        made = make_video(plan, lambda pace: self._watch(item, pace), note)
         seconds = time.perf_counter() - started
-        if journal is not None and item.output.is_file():
-            journal.add(journal.entry(item.source, before, item.output, stamp(item.output), options))
         return replace(
             result,
             output_size=made.size,

@@ -187,10 +187,15 @@ def plan_video(source: Path, output: Path, workshop: Workshop) -> VideoPlan:
     return VideoPlan(clip, output, workshop, route, _shown(clip, job), notes, codec, pixel_format, size)
 
 
-def make_video(plan: VideoPlan, heard: Callable[[Pace], None] = lambda pace: None) -> Converted:
+def make_video(
+    plan: VideoPlan,
+    heard: Callable[[Pace], None] = lambda pace: None,
+    whole: Callable[[Path], None] = lambda part: None,
+) -> Converted:
     """Enlarge a video; segments of an earlier run that was stopped are taken.
 
-    heard: called for each frame. Raises SourceError, UsageError, OutputError, EngineError; what is done stays.
+    heard: called for each frame. whole: hears of the finished file before it gets its name. Raises SourceError,
+    UsageError, OutputError, EngineError; what is done stays.
     """
     begun: list[tuple[float, int]] = []
     resumed = 0
@@ -207,7 +212,7 @@ def make_video(plan: VideoPlan, heard: Callable[[Pace], None] = lambda pace: Non
         heard(Pace(plan.clip.path, done, frames, resumed, fps))
 
     job = plan.workshop.job
-    return _converted(plan, plan.output, job.start, job.end, tell)
+    return _converted(plan, plan.output, job.start, job.end, tell, whole)
 
 
 def begun(output: Path) -> bool:
@@ -236,7 +241,7 @@ def seconds_expected(plan: VideoPlan) -> float:
     end = times[count] if count < len(times) else job.end
     with tempfile.TemporaryDirectory(prefix="superfine-") as folder:
         started = time.perf_counter()
-        _converted(plan, Path(folder) / plan.output.name, job.start, end, lambda done, frames: None)
+        _converted(plan, Path(folder) / plan.output.name, job.start, end)
         return (time.perf_counter() - started) / count * plan.frames
 
 
@@ -245,7 +250,8 @@ def _converted(
     output: Path,
     start: Fraction | None,
     end: Fraction | None,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] = lambda done, frames: None,
+    whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     clip, route, job = plan.clip, plan.route, plan.workshop.job
     return convert(
@@ -265,6 +271,7 @@ def _converted(
         rate=job.rate,
         max_megapixels=job.max_megapixels,
         clip=clip,
+        whole=whole,
     )
 
 

@@ -94,6 +94,7 @@ def convert(
     rate: Fraction | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
     clip: Clip | None = None,
+    whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     """Enlarge a clip; everything else in the file is kept where the output can hold it.
 
@@ -104,8 +105,9 @@ def convert(
     thread, in the order of time, and not for duplicates. size: (rows, cols) of a frame -> those of the output. frames:
     odd length of the window. start, end: seconds; frames from `start` on and before `end`. fingerprint: whatever else
     decides the pixels; segments of an earlier call with another one are thrown away. progress: hears how many frames
-    are done, of how many. rate: frames a second of a folder. clip: the source, where it's open already. One process
-    at a time writes an output. Raises UsageError, SourceError, OutputError; what is done stays for the next call.
+    are done, of how many. rate: frames a second of a folder. clip: the source, where it's open already. whole: hears of
+    the finished file before it gets its name, as `written_whole` says; not of folders. One process at a time writes an
+    output. Raises UsageError, SourceError, OutputError; what is done stays for the next call.
     """
     clip = open_footage(source, rate=rate, max_megapixels=max_megapixels) if clip is None else clip
     if source.exists() and output.exists() and output.samefile(source):
@@ -157,7 +159,7 @@ def convert(
                     progress(done, len(timeline))
                     raise_if_asked()
         notes.update(_gathered(heard))
-        notes.update(dict.fromkeys(made.finish()))
+        notes.update(dict.fromkeys(made.finish(whole)))
         shutil.rmtree(folder, ignore_errors=True)
     return Converted(
         clip=clip,
