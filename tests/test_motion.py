@@ -142,12 +142,11 @@ def test_values_out_of_their_limits(make, words):
 # ---- what networks see of a neighbour
 
 
-def small(down, right):
-    """The middle of a photo, content moved by whole pixels of the large picture, made half as large: (1, 1, h, w)."""
-    grey = np.roll(pictures.camera(), (down, right), (0, 1))[100:400, 60:360]
-    return torch.from_numpy(
-        matlab_resize(np.repeat(grey[..., None], 3, 2), (150, 150))[None, None, ..., 0] / np.float32(255)
-    )
+def small(down, right, scale=2):
+    """The middle of a photo, content moved by whole pixels of the large picture, made small: (1, 1, h, w)."""
+    grey = np.roll(pictures.camera(), (down, right), (0, 1))[100:404, 60:364]
+    made = matlab_resize(np.repeat(grey[..., None], 3, 2), (304 // scale, 304 // scale))
+    return torch.from_numpy(made[None, None, ..., 0] / np.float32(255))
 
 
 INNER = (..., slice(16, -16), slice(16, -16))
@@ -163,17 +162,24 @@ def test_whole_moves_of_two_pixels_are_undone(moved):
 def test_samples_are_placed_where_they_belong(moved, place):
     """Content moved by +1 px of the large picture: a sample belongs half a pixel before, at the former cell's half."""
     middle = small(0, 0)
-    likely = Placed()(Moved()(small(*moved), middle), middle)[:, 4:][INNER]
+    likely = Placed(2)(Moved()(small(*moved), middle), middle)[:, 4:][INNER]
     shares = likely.mean((0, 2, 3))
     assert shares.argmax() == place
     assert abs(float(shares.sum()) - 1) < 1e-2
 
 
+@pytest.mark.parametrize(("moved", "place"), [((0, 0), 0), ((0, 1), 3), ((2, 3), 9), ((-1, 0), 4), ((4, -6), 2)])
+def test_at_x4_places_are_quarters_of_a_pixel(moved, place):
+    middle = small(0, 0, 4)
+    likely = Placed(4)(Moved()(small(*moved, 4), middle), middle)[:, 16:][INNER]
+    assert likely.mean((0, 2, 3)).argmax() == place
+
+
 def test_what_a_neighbour_adds_is_its_difference_from_interpolation():
     middle = small(0, 0)
-    added = Placed()(middle, middle)[:, :4]
+    added = Placed(2)(middle, middle)[:, :4]
     assert added.abs().max() < 0.05
-    brighter = Placed()(middle + 0.01, middle)
+    brighter = Placed(2)(middle + 0.01, middle)
     np.testing.assert_allclose((brighter[:, :4].sum(1) - added.sum(1))[INNER].mean(), 0.01, atol=2e-3)
 
 

@@ -4,8 +4,8 @@ The chain is that of `Residual`; beside its head, neighbours come in through a c
 as any still network of its width. What comes in is found by block matching in two steps, all of it convolutions,
 which a GPU and a CPU's matrix unit are made for. First each place at half the resolution is held against all places
 within 4 px of it, and the neighbour is moved by the likeliest; then each of its pixels is held against the middle
-frame at the 25 half-pixel steps within 1 px. So content may move by 8 px from frame to frame. Every sample then counts
-at the half-pixel place where it belongs, with how likely that is, as in shift-and-add fusion: what it differs by from
+frame at all steps of a pixel of the result within 1 px. So content may move by 8 px from frame to frame. Every sample
+then counts at the place where it belongs, with how likely that is, as in shift-and-add fusion: what it differs by from
 the middle frame's interpolation is what the middle frame didn't know. This has no weights and no state.
 Sources: our own; after VESPCN (Caballero et al. 2017, arXiv:1611.05250) for early fusion, non-local fusion (Protter et
 al. 2009, doi:10.1109/TIP.2008.2008067) for shifts that are likely instead of known. Licence: Apache-2.0.
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from superfine.train.nets.layers import LUMA, BicubicBase, CollapsibleConv, Net
+from superfine.train.nets.layers import LUMA, BicubicBase, CollapsibleConv, Net, keys
 
 __all__ = ["Aligned", "Placed"]
 
@@ -25,14 +25,11 @@ _EXPANSION = 256
 # How far the first step searches, in pixels of half the resolution, and the side of the windows that both compare.
 _REACH: Final = 4
 _WINDOW: Final = 5
-# A mean difference of this share of white makes a place e times less likely, in the first and the second step.
+# A mean difference of this share of white makes a place e times less likely; in the second step for each step of it.
 _COARSE: Final = 0.001
-_FINE: Final = 0.002
+_FINE: Final = 0.004
 # Each pixel further away costs this difference: where nothing is seen, nothing moves.
 _INERTIA: Final = 0.0005
-# Keys' cubic (a = -0.5) at a pixel's place and half a pixel further, for the samples from two before on.
-_LINES: Final = {0.0: (0.0, 0.0, 1.0, 0.0, 0.0, 0.0), 0.5: (0.0, -1 / 16, 9 / 16, 9 / 16, -1 / 16, 0.0)}
-_STEPS: Final = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 class Aligned(Net):
@@ -42,9 +39,9 @@ class Aligned(Net):
         super().__init__()
         self.scale, self.colour, self.frames = scale, "luma", frames
         self.base = BicubicBase(scale)
-        self.moved, self.placed = Moved(), Placed()
+        self.moved, self.placed = Moved(), Placed(scale)
         self.head = _conv(1, channels)
-        self.beside = _conv(Placed.channels * (frames - 1), channels, gain=0.1)
+        self.beside = _conv(self.placed.channels * (frames - 1), channels, gain=0.1)
         self.first = nn.ModuleList(_conv(channels, channels) for _ in range(blocks))
         self.second = nn.ModuleList(_conv(channels, channels, gain=0.3) for _ in range(blocks))
         self.tail = _conv(channels, scale * scale, gain=0.1)
@@ -88,23 +85,22 @@ class Moved(nn.Module):
 
 
 class Placed(nn.Module):
-    """Two (N, 1, h, w) that differ by up to 1 px -> (N, 8, h, w): what the first adds to the second, and how likely.
+    """Two (N, 1, h, w) that differ by up to 1 px -> (N, 2*scale*scale, h, w): what the first adds, and how likely.
 
-    Four channels for the places 0 and half a pixel after a pixel's, along columns and rows: the first's samples there
-    minus the second's interpolation, times how likely they belong there; then those likelihoods.
+    A channel for each of a pixel's places, 0 to 1 by 1/scale down and right: the first's samples there minus the
+    second's interpolation (Keys' cubic), times how likely they belong there; then those likelihoods.
     """
 
-    channels: Final = 8
-
-    def __init__(self) -> None:
+    def __init__(self, scale: int) -> None:
         super().__init__()
-        kernels, gather = [], torch.zeros(4, len(_STEPS) ** 2, 3, 3)
-        for number, (down, right) in enumerate((down, right) for down in _STEPS for right in _STEPS):
-            lines = [torch.tensor(_LINES[step % 1]).roll(int(step // 1)) for step in (down, right)]
-            kernels.append(torch.outer(*lines))
-            phase = int(2 * (down % 1)) * 2 + int(2 * (right % 1))
+        self.channels, self.tolerance = 2 * scale * scale, _FINE / scale
+        steps = range(-scale, scale + 1)
+        taps = torch.arange(-2, 4)
+        kernels, gather = [], torch.zeros(scale * scale, len(steps) ** 2, 3, 3)
+        for number, (down, right) in enumerate((down, right) for down in steps for right in steps):
+            kernels.append(torch.outer(*(keys(taps - step / scale) for step in (down, right))))
             # A sample that belongs so far on is gathered from so far before.
-            gather[phase, number, 1 - int(down // 1), 1 - int(right // 1)] = 1
+            gather[down % scale * scale + right % scale, number, 1 - down // scale, 1 - right // scale] = 1
         self.register_buffer("steps", torch.stack(kernels)[:, None], persistent=False)
         self.register_buffer("gather", gather, persistent=False)
         self.steps: torch.Tensor
@@ -112,8 +108,8 @@ class Placed(nn.Module):
 
     def forward(self, frame: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
         padded = functional.pad(middle, (2, 3, 2, 3), mode="replicate")
-        apart = frame - functional.conv2d(padded, self.steps)  # (N, 25, h, w)
-        likely = torch.softmax(_pooled(apart.abs()) * (-1 / _FINE), 1)
+        apart = frame - functional.conv2d(padded, self.steps)  # (N, steps, h, w)
+        likely = torch.softmax(_pooled(apart.abs()) * (-1 / self.tolerance), 1)
         both = [functional.conv2d(each, self.gather, padding=1) for each in (apart * likely, likely)]
         return torch.cat(both, 1)
 
