@@ -319,6 +319,46 @@ def test_alpha_of_a_video_goes_into_webp(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[::2, ::2, 3], alpha)
 
 
+@pytest.mark.parametrize("opaque", [(), (0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png"])
+def test_webp_says_that_there_is_alpha(tmp_path: Path, name: str, opaque: tuple[int, ...]) -> None:
+    pictures = drawings(clear=True)
+    for number in opaque:
+        pictures[number][..., 3] = 255
+    source = make_animation(tmp_path / name, pictures, DELAYS)
+    before = seen(source)[0]
+    run(source, tmp_path / "b.webp")
+    with Image.open(tmp_path / "b.webp") as image:
+        assert image.mode == "RGBA"
+    for one, other in zip(seen(tmp_path / "b.webp")[0], before, strict=True):
+        np.testing.assert_array_equal(one[::2, ::2, 3], other[..., 3])
+
+
+def test_webp_says_that_there_is_alpha_around_opaque_pieces(tmp_path: Path) -> None:
+    """libwebp stores what shows alone there, without alpha, and leaves the flag out."""
+    pictures = drawings()
+    for number, pixels in enumerate(pictures):
+        pixels[..., 3] = 0
+        pixels[4 + number : 16 + number, 4 + number : 16 + number, 3] = 255
+    source = make_animation(tmp_path / "a.webp", pictures, DELAYS)
+    run(source, tmp_path / "b.webp")
+    with Image.open(tmp_path / "b.webp") as image:
+        assert image.mode == "RGBA"
+    for one, other in zip(seen(tmp_path / "b.webp")[0], pictures, strict=True):
+        np.testing.assert_array_equal(one[::2, ::2, 3], other[..., 3])
+    assert open_clip(run(source, tmp_path / "c.mkv").output).alpha
+    assert open_footage(tmp_path / "b.webp").alpha
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [("b.gif", "gif", "pal8"), ("b.webp", "webp", "argb"), ("b", "png", "rgba"), ("b.mkv", "ffv1", "bgra")],
+)
+def test_the_codec_is_that_of_the_output(tmp_path: Path, name: str, codec: str, pixel_format: str) -> None:
+    done = run(make_animation(tmp_path / "a.webp", drawings(clear=True), DELAYS), tmp_path / name)
+    assert (done.codec, done.pixel_format) == (codec, pixel_format)
+
+
 def test_short_frames_are_said(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", 6, rate=100)
     words = "6 frames are shown for less than 20 ms, and most players show those of GIF for 100 ms"

@@ -10,6 +10,7 @@ import typer
 from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
+from clips import make_clip
 from pictures import noise, read_png, seen
 from superfine.classical.shift import shift_image
 from superfine.cli_shift import learn_shift, shift
@@ -135,6 +136,13 @@ def test_wrong_usage(tmp_path, arguments, words):
     done = run(app, ["shift", str(tmp_path / "a.png"), *arguments])
     assert isinstance(done.exception, UsageError), done.output
     assert words in str(done.exception)
+
+
+def test_a_video_is_told_that_pictures_are_shifted(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", 2)
+    (failed,) = shift_path(source, movement=Movement(shift=(0.5, 0)))
+    assert failed.message.startswith(f"{source}: is a video, and shift takes pictures")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_what_is_no_picture_of_one_place_is_refused(tmp_path):

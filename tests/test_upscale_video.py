@@ -1,7 +1,9 @@
 """Videos by the verb: which network, which file, what survives a stop; PyAV and NumPy are the witnesses."""
 
+import errno
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -131,13 +133,11 @@ def test_the_output_is_of_the_sources_kind_where_that_is_written(
     assert len(decoded(tmp_path / made)) == 3
 
 
-@pytest.mark.parametrize(("file_format", "codec"), [("mkv", "h264"), ("webm", "vp9"), ("mov", "h264"), ("png", "h264")])
-def test_a_format_may_be_asked_for_and_one_of_pictures_is_not_meant(
-    tmp_path: Path, file_format: str, codec: str
-) -> None:
+@pytest.mark.parametrize(("file_format", "codec"), [("mkv", "h264"), ("webm", "vp9"), ("mov", "h264")])
+def test_a_format_may_be_asked_for(tmp_path: Path, file_format: str, codec: str) -> None:
     source = make_clip(tmp_path / "a.mp4", 3)
     result = only(superfine.upscale_path(source, job=Job(model="nearest", scale=2, file_format=file_format)))
-    assert result.output == tmp_path / f"a_x2.{'mp4' if file_format == 'png' else file_format}"
+    assert result.output == tmp_path / f"a_x2.{file_format}"
     assert facts(result).codec == codec
 
 
@@ -324,6 +324,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
 
 def test_lossy_and_lossless_videos_get_their_own_networks_the_day_they_are_there(tmp_path: Path, shelf: Shelf) -> None:
     sources = [make_clip(tmp_path / "a.mp4", 2), make_clip(tmp_path / "b.mkv", 2, "ffv1")]
+    shelf()
     before = superfine.upscale_path(sources, tmp_path / "one").results
     assert [result.model for result in before] == ["fast-x2", "balanced-x2"]
     shelf(painter("video", 2, 0.25), painter("video-real", 2, 0.75))
@@ -456,6 +457,18 @@ def test_options_that_mean_nothing_to_the_run_are_refused(tmp_path: Path) -> Non
             superfine.upscale_path(picture, job=Job(**options))  # type: ignore[arg-type]
     both = superfine.upscale_path([video, picture], tmp_path / "out", job=Job(model="nearest", quality=80, crf=30))
     assert statuses(both) == ["done", "done"]
+    with pytest.raises(UsageError, match="--format mp4 is for videos, and there are none"):
+        superfine.upscale_path(picture, job=Job(model="nearest", file_format="mp4"))
+    for file_format, name in (("png", r"frames/%06d\.png"), ("gif", r"NAME\.gif")):
+        with pytest.raises(UsageError, match=f"--format {file_format} is for pictures, .* as in -o '{name}'"):
+            superfine.upscale_path(video, job=Job(model="nearest", file_format=file_format))
+    for name in ("one.mp4", "one.png"):
+        with pytest.raises(UsageError, match=rf"{name}: is the name of a file, and several sources need a folder"):
+            superfine.upscale_path([video, picture], tmp_path / "out" / name, job=NEAREST)
+    mixed = superfine.upscale_path(
+        [video, picture], tmp_path / "webp", job=Job(model="nearest", scale=2, file_format="webp")
+    )
+    assert [result.output.name for result in mixed.results if result.output] == ["a.mp4", "a.webp"]
     with pytest.raises(UsageError, match=r"a\.png is no video; a picture goes into one of \.png"):
         superfine.upscale_path(picture, tmp_path / "b.mp4", job=NEAREST)
     with pytest.raises(UsageError, match=r"doesn't write \.jpg as a video"):
@@ -469,7 +482,8 @@ def test_options_that_mean_nothing_to_the_run_are_refused(tmp_path: Path) -> Non
         ({"damaged": "skip"}, "--damaged 'skip' is none of stop, repeat"),
         ({"interlaced": "weave"}, "--interlaced 'weave' is none of deinterlace, refuse"),
         ({"start": Fraction(5), "end": Fraction(5)}, "--start 5 isn't before --end 5"),
-        ({"file_format": "mpg"}, "mpg"),
+        ({"file_format": "mpg"}, "--format mpg: superfine doesn't write that; it writes .png"),
+        ({"file_format": "gifx"}, ".mp4 .m4v .mov .mkv .webm"),
     ],
 )
 def test_impossible_jobs_are_refused_with_words(options: dict[str, Any], words: str) -> None:
@@ -481,20 +495,73 @@ def test_impossible_jobs_are_refused_with_words(options: dict[str, Any], words: 
     ("name", "options", "words"),
     [
         ("b.mp4", {"crf": 99}, "--crf 99: h264 takes 0 (best) to 51"),
+        ("b.mp4", {"crf": -1}, "--crf -1: h264 takes 0 (best) to 51"),
+        ("b.webm", {"codec": "vp9", "crf": 99}, "--crf 99: vp9 takes 0 (best) to 63"),
+        ("b.mkv", {"codec": "ffv1", "crf": 3}, "--crf 3: ffv1 is lossless and has none"),
         ("b.mp4", {"codec": "ffv1"}, "MP4 doesn't hold ffv1"),
-        ("b.mp4", {"start": Fraction(100)}, "no frames in that stretch"),
+        ("b.gif", {"crf": 3}, "--crf 3 is for video files"),
         ("b.mp4", {"rate": Fraction(24)}, "--rate is for folders"),
+        ("%06d.jpg", {}, "frames are written as PNG; choose a name such as %06d.png"),
     ],
 )
-def test_wishes_that_a_video_cannot_meet_are_named(
+def test_wishes_that_a_video_cannot_meet_are_wrong_usage(
     tmp_path: Path, name: str, options: dict[str, Any], words: str
 ) -> None:
     source = make_clip(tmp_path / "a.mp4", 3)
-    for dry_run in (True, False):
-        job = Job(model="nearest", scale=2, **options)
-        (failed,) = superfine.upscale_path(source, tmp_path / name, job=job, dry_run=dry_run).failed
-        assert words in failed.message
+    with pytest.raises(UsageError, match=re.escape(words)):
+        superfine.upscale_path(source, tmp_path / name, job=Job(model="nearest", scale=2, **options))
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_codec_that_suits_one_of_several_containers_fails_by_name(tmp_path: Path) -> None:
+    sources = [make_clip(tmp_path / name, 3) for name in ("a.mp4", "b.mkv")]
+    job = Job(model="nearest", scale=2, codec="ffv1")
+    report = superfine.upscale_path(sources, tmp_path / "out", job=job)
+    assert statuses(report) == ["failed", "done"]
+    assert "MP4 doesn't hold ffv1" in report.failed[0].message
+
+
+def test_a_stretch_beyond_the_end_is_named(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 3)
+    for dry_run in (True, False):
+        job = Job(model="nearest", scale=2, start=Fraction(100))
+        (failed,) = superfine.upscale_path(source, tmp_path / "b.mp4", job=job, dry_run=dry_run).failed
+        assert "no frames in that stretch" in failed.message
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    make_clip(tmp_path / "in" / "a.mp4", 3)
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "in" / "b.png")
+    made = Path.mkdir
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "out":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        made(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    report = superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST)
+    reason = "its folder can't be made: Read-only file system; choose another place with -o"
+    assert [failed.message for failed in report.failed] == [
+        f"{tmp_path / 'out' / name}: {reason}" for name in ("a.mp4", "b.png")
+    ]
+
+
+def test_that_a_clip_is_interlaced_is_said_once(tmp_path: Path) -> None:
+    source = tmp_path / "a.mpg"
+    with av.open(str(source), "w") as container:
+        stream = add_video(container, "mpeg2video", size=(64, 64), options={"flags": "+ildct+ilme", "top": "1"})
+        stream.codec_context.field_order = 2
+        frames = [yuv_frame(number, "yuv420p", 64, 64) for number in range(6)]
+        encode(container, stream, frames)
+    planned = only(superfine.upscale_path(source, job=NEAREST, dry_run=True))
+    assert [note for note in planned.notes if "interlaced" in note] == ["interlaced"]
+    done = only(superfine.upscale_path(source, job=NEAREST))
+    assert [note for note in done.notes if "interlaced" in note] == [
+        "interlaced frames are deinterlaced, each into one"
+    ]
 
 
 # ---- animations and folders of frames
@@ -706,6 +773,16 @@ def test_inspect_names_damage_and_what_is_no_video(tmp_path: Path) -> None:
     assert said.exit_code == 1
     assert "breaks off at" in said.stdout
     assert "text.mp4: isn't a video" in said.stderr
+
+
+def test_inspect_takes_an_animation_for_a_clip(tmp_path: Path) -> None:
+    frames = [Image.fromarray(frame).quantize(16) for frame in pictures(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100, loop=0)
+    frames[0].save(tmp_path / "still.gif")
+    said = run_cli(app, ["inspect", str(tmp_path / "a.gif")])
+    assert "a.gif: gif, 40 x 24, 4 frames in 0:00.400, 10 a second, 8 bits" in said.stdout
+    assert "alpha" not in said.stdout
+    assert "frames" not in run_cli(app, ["inspect", str(tmp_path / "still.gif")]).stdout
 
 
 # ---- stopped

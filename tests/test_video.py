@@ -34,6 +34,7 @@ from superfine.clip import open_clip, shown_time
 from superfine.errors import OutputError, ShapeError, SourceError, TooLargeError, UsageError
 from superfine.footage import open_footage
 from superfine.frames import read_frames
+from superfine.outputs import DONE
 from superfine.video import convert, segments_folder
 
 Array = npt.NDArray[np.generic]
@@ -372,6 +373,67 @@ def test_odd_sizes(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
     assert told == (size != (33, 49))
 
 
+@pytest.mark.parametrize("size", [(33, 49), (34, 49), (33, 50)])
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuva420p", "yuv444p"])
+def test_odd_sizes_are_lossless_too(tmp_path: Path, size: tuple[int, int], pixel_format: str) -> None:
+    source = make_clip(tmp_path / "a.mkv", 3, "ffv1", size=(34, 50), pixel_format=pixel_format)
+    done = convert(
+        source, tmp_path / "b.mkv", lambda window: same(window)[: size[0], : size[1]], lambda _: size, codec="ffv1"
+    )
+    even = (34, 50) if pixel_format != "yuv444p" else size
+    for one, other in zip(decoded(done.output), decoded(source), strict=True):
+        assert (one.height, one.width) == even
+        difference = (
+            stored_planes(one)[0][: size[0], : size[1]].astype(int) - stored_planes(other)[0][: size[0], : size[1]]
+        )
+        assert np.abs(difference).mean() < 1
+        np.testing.assert_array_equal(
+            stored_planes(one)[0][size[0] :, :2], stored_planes(one)[0][size[0] - 1 : even[0] - 1, :2]
+        )
+
+
+GUARDED = """
+import ctypes, mmap, sys
+from fractions import Fraction
+from pathlib import Path
+import av
+import numpy as np
+from superfine.clip import open_clip
+from superfine.encoding import plan_encoding
+from superfine.segments import SegmentWriter
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+kept = []
+ordinary = np.empty
+def guarded(shape, dtype=float):
+    if not isinstance(shape, int):
+        return ordinary(shape, dtype)
+    length = shape * np.dtype(dtype).itemsize
+    whole = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+    kept.append(mmap.mmap(-1, whole + mmap.PAGESIZE))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(kept[-1]))
+    assert libc.mprotect(address + whole, mmap.PAGESIZE, 0) == 0
+    return np.frombuffer(kept[-1], dtype, shape, whole - length)
+np.empty = guarded
+clip, cols = open_clip(Path(sys.argv[1])), int(sys.argv[3])
+encoding, _ = plan_encoding(clip, Path(sys.argv[2]), (64, cols))
+pixels = guarded(64 * cols * 3, clip.dtype).reshape(64, cols, 3)
+pixels[:] = 7
+writer = SegmentWriter(Path(sys.argv[2]), encoding)
+writer.add(pixels)
+writer.finish()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the test protects memory by Linux's calls")
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+@pytest.mark.parametrize("cols", [130, 212])
+def test_nothing_behind_the_pixels_is_read(tmp_path: Path, cols: int, pixel_format: str) -> None:
+    source = make_clip(tmp_path / "a.mkv", 1, "ffv1", pixel_format=pixel_format)
+    subprocess.run([sys.executable, "-c", GUARDED, str(source), str(tmp_path / "b.mkv"), str(cols)], check=True)
+    assert len(decoded(tmp_path / "b.mkv")) == 1
+
+
 def test_rgb_has_no_matrix(tmp_path: Path) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (ROWS, COLS, 3), dtype=np.uint8)
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
@@ -675,6 +737,19 @@ def test_what_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
     assert not any("left out" in words for words in again.notes)
 
 
+def test_webm_has_no_attachments(tmp_path: Path) -> None:
+    source = tmp_path / "a.mkv"
+    with av.open(str(source), "w") as container:
+        video = add_video(container)
+        container.add_attachment("font.ttf", "application/x-truetype-font", b"not really a font")
+        encode(container, video, (yuv_frame(number, "yuv420p") for number in range(3)))
+    done = run(source, tmp_path / "b.webm")
+    assert [words for words in done.notes if "left out" in words] == [
+        f"{open_clip(source).tracks[0]} is left out: WebM can't hold it"
+    ]
+    assert open_clip(done.output).tracks == ()
+
+
 def covered(path: Path) -> tuple[Path, bytes]:
     """An MP4 with a cover, and the cover."""
     with av.open(str(path), "w") as container:
@@ -797,12 +872,56 @@ def test_segments_of_another_job_are_not_taken(tmp_path: Path, change: str) -> N
         make_clip(source, 18, options={"crf": "40"})
     done = run(source, output, frames=3, segment_frames=6, **named)
     assert (done.computed, done.resumed) == (18, 0)
+    words = "12 finished frames of an earlier run don't fit: the source or an option has changed; they are made anew"
+    assert words in done.notes
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "gone"])
+def test_damaged_segments_are_done_again(tmp_path: Path, damage: str) -> None:
+    source = make_clip(tmp_path / "a.mp4", 18)
+    whole = run(source, tmp_path / "whole.mp4", frames=3, segment_frames=6)
+    output = tmp_path / "b.mp4"
+    stop_after(source, output, 15)
+    piece = segments_folder(output) / "000000.mkv"
+    data = piece.read_bytes()
+    half = len(data) // 2
+    if damage == "gone":
+        piece.unlink()
+    else:
+        piece.write_bytes(
+            {"emptied": b"", "cut": data[:half], "overwritten": data[:half] + bytes(len(data) - half)}[damage]
+        )
+    done = run(source, output, frames=3, segment_frames=6)
+    assert (done.computed, done.resumed) == (12, 6)
+    assert done.notes == whole.notes
+    assert output.read_bytes() == whole.output.read_bytes()
+
+
+def test_a_spoilt_list_of_segments_costs_no_more_than_they(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 18)
+    output = tmp_path / "b.mp4"
+    stop_after(source, output, 15)
+    listed = segments_folder(output) / DONE
+    listed.write_bytes(listed.read_bytes()[:-20])
+    stop_after(source, output, 8)
+    done = run(source, output, frames=3, segment_frames=6)
+    assert (done.computed, done.resumed) == (6, 12)
+
+
+def test_a_failure_leaves_no_empty_folders(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 3)
+    (tmp_path / "mine").mkdir()
+    for output in (tmp_path / "new" / "er" / "b.mp4", tmp_path / "mine" / "new" / "b.mp4"):
+        with pytest.raises(UsageError, match="a window of 2 frames"):
+            run(source, output, frames=2)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.mp4", "mine"]
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from superfine.frames import read_frames
+from superfine.outputs import DONE
 from superfine.video import convert
 calls = 0
 def enlarge(window):
@@ -834,6 +953,7 @@ import resource, sys
 from pathlib import Path
 from superfine.errors import OutputError
 from superfine.frames import read_frames
+from superfine.outputs import DONE
 from superfine.video import convert
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:
@@ -1130,6 +1250,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from superfine.frames import read_frames
+from superfine.outputs import DONE
 from superfine.video import convert
 convert(Path(sys.argv[1]), Path(sys.argv[2]), lambda window: window[1].repeat(2, 0).repeat(2, 1),
         lambda size: (2 * size[0], 2 * size[1]), frames=3, codec=sys.argv[3])

@@ -44,6 +44,8 @@ LONGEST_PILE: Final = 100_000_000
 # Players take shorter delays for none, and show a tenth of a second instead.
 _SHORTEST: Final = {"gif": 20, "webp": 11}
 _INSTEAD: Final = 100
+# The bit of a WebP's header that says that there is alpha.
+_ALPHA: Final = 0x10
 _MILLISECOND: Final = Fraction(1, 1000)
 
 
@@ -380,6 +382,17 @@ def _save(
     raise_if_asked()
     if failures:
         raise failures[0]
+    if kind.format == "webp" and shape[2] == 4:
+        _say_alpha(part)
+
+
+def _say_alpha(path: Path) -> None:
+    """Set the flag for alpha, which libwebp leaves out of some lossless animations. Source: RFC 9649, 2.7.1."""
+    with path.open("r+b") as file:
+        head = file.read(21)
+        if head[12:16] == b"VP8X" and not head[20] & _ALPHA:
+            file.seek(20)
+            file.write(bytes([head[20] | _ALPHA]))
 
 
 def _check(part: Path, output: Path, kind: Animation, delays: Sequence[int]) -> None:

@@ -307,7 +307,8 @@ def inspect(
 ) -> None:
     """Show what a picture is: size, colour, blur, noise, JPEG and earlier enlargement, and what to enlarge it with.
 
-    Of a video: size, length, frames a second, codec, streams and damage of the file, and what to enlarge it with.
+    Of a video or an animation: size, length, frames a second, codec, streams and damage of the file, and what to
+    enlarge it with.
     """
     from superfine.clip_inspection import inspect_clip
     from superfine.errors import SuperfineError
@@ -317,7 +318,7 @@ def inspect(
     failed = False
     for source in sources:
         try:
-            moves = kind_of(source) == "video" or (kind_of(source) == "frames" and not source.is_dir())
+            moves = kind_of(source) in ("video", "animation") or (kind_of(source) == "frames" and not source.is_dir())
             found = (inspect_clip if moves else look)(source, max_megapixels=max_megapixels)
         except SuperfineError as error:
             failed = True

@@ -93,7 +93,7 @@ CODECS: Final = {
                 *("yuv420p16le", "yuv422p16le", "yuv444p16le", "yuva420p16le", "yuva422p16le", "yuva444p16le"),
                 *("bgr0", "bgra", "gbrp10le", "gbrp12le", "gbrp14le", "gbrp16le", "gbrap16le"),
             ),
-            any_size=True,
+            any_size=False,
             options=(("level", "3"), ("g", "1"), ("slices", "4"), ("slicecrc", "1")),
         ),
     )

@@ -119,6 +119,9 @@ def _holds(container: Container, stream: Any) -> bool:
 
     if is_still(int(stream.disposition)) and container.format not in _COVERS:
         return False
+    # WebM's muxer takes attachments, and writes none.
+    if stream.type == "attachment" and container.format != "matroska":
+        return False
     try:
         with av.open(io.BytesIO(), "w", format=container.format) as trial:
             trial.add_stream_from_template(stream, opaque=True)

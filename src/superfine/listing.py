@@ -64,6 +64,8 @@ def list_sources(sources: Sequence[Path], output: Path | None, job: Job) -> List
     lone = len(expanded) == 1 and not os.path.isdir(expanded[0])
     if output is not None:
         _check_folder(output)
+        if not lone and output.suffix.lower() in {*_SUFFIXES, *CONTAINERS} and not os.path.isdir(output):
+            raise UsageError(f"{output}: is the name of a file, and several sources need a folder; name one with -o")
     listing = Listing([])
     found: dict[Path, tuple[Path, Path, Path | None, str]] = {}
     for source in expanded:
@@ -109,6 +111,8 @@ def _lone(source: Path, output: Path) -> Item:
         format_of(output)
     elif not output_kind(output):
         container_of(output)
+    elif "%" in output.name and output_kind(output) == "frames" and output.suffix.lower() != ".png":
+        raise UsageError(f"{output}: frames are written as PNG; choose a name such as %06d.png")
     _need_folder(output.parent.parent if "%" in output.name else output.parent)
     return Item(source, output, None, _weight(source), moves=moves)
 

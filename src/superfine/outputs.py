@@ -28,6 +28,7 @@ from superfine.segments import SegmentWriter, writing
 from superfine.stills import SRGB, frame_name, is_pattern
 
 __all__ = [
+    "DONE",
     "LOCK",
     "PLAN",
     "Output",
@@ -43,8 +44,10 @@ Array = npt.NDArray[np.generic]
 
 # What a frame of a video counts as: a picture without tags.
 _PLAIN: Final = FORMATS["tiff"]
-#: What the plan of an unfinished output is called, and the file that one process at a time holds.
+#: What the plan of an unfinished output is called, the list of its finished pieces, and the file that one process at a
+#: time holds.
 PLAN: Final = "plan.json"
+DONE: Final = "done.jsonl"
 LOCK: Final = "lock"
 
 
@@ -62,6 +65,10 @@ class Output(Protocol):
     path: Path
     """The file, or the folder."""
     encoding: Encoding
+    """Of the pieces."""
+    codec: str
+    pixel_format: str
+    """Of the output, in FFmpeg's names."""
     notes: tuple[str, ...]
     pieces: list[Path]
     """The files that are made one after the other."""
@@ -123,20 +130,27 @@ def plan_output(
 def working_alone(output: Path) -> Iterator[Path]:
     """Give the folder of the pieces, which no other process works in meanwhile. Raises OutputError where one does."""
     folder = segments_folder(output)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK
-    with writing(lock):
-        handle = _locked(lock, output)
+    above = [place for place in folder.parents if not place.exists()]
     try:
-        yield folder
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = folder / LOCK
+        with writing(lock):
+            handle = _locked(lock, output)
+        try:
+            yield folder
+        except BaseException:
+            with suppress(OSError):
+                if {entry.name for entry in folder.iterdir()} <= {PLAN, DONE, LOCK}:  # there is nothing to go on from
+                    shutil.rmtree(folder)
+            raise
+        finally:
+            os.close(handle)
     except BaseException:
-        with suppress(OSError):
-            if {entry.name for entry in folder.iterdir()} <= {PLAN, LOCK}:  # there is nothing to go on from
-                shutil.rmtree(folder)
+        with suppress(OSError):  # one that isn't empty
+            for place in above:
+                place.rmdir()
         raise
-    finally:
-        os.close(handle)
 
 
 def _locked(lock: Path, output: Path) -> int:
@@ -176,6 +190,7 @@ class _VideoFile:
     ) -> None:
         self._clip, self.path, self._timeline = clip, output, timeline
         self.encoding = encoding
+        self.codec, self.pixel_format = encoding.codec.name, encoding.pixel_format
         self.notes = (*said, *_unsaid(clip, CONTAINERS[output.suffix.lower()].name))
         self.pieces, self.piece_frames = _segments(output, timeline, segment_frames), segment_frames
 
@@ -231,6 +246,9 @@ class _AnimationFile:
             pixel_aspect=Fraction(1),
             rate=clip.timeline.rate.limit_denominator(100_000),
         )
+        self.codec = self._kind.format
+        lossy = "yuva420p" if clip.alpha else "yuv420p"
+        self.pixel_format = "pal8" if self.codec == "gif" else "argb" if clip.lossless else lossy
         self.notes = tuple(self._said())
 
     def _said(self) -> Iterator[str]:
@@ -300,6 +318,7 @@ class _FramesFolder:
             pixel_aspect=Fraction(1),
             rate=clip.timeline.rate.limit_denominator(100_000),
         )
+        self.codec, self.pixel_format = self.encoding.codec.name, self.encoding.pixel_format
         self._check_free()
         self.notes = tuple(self._said())
 
@@ -344,7 +363,7 @@ class _FramesFolder:
                 self.path.rmdir()  # an empty one
             if not self.path.exists():
                 working = self.pieces[0].parent
-                for name in (PLAN, LOCK):
+                for name in (PLAN, DONE, LOCK):
                     (working / name).unlink(missing_ok=True)
                 working.rename(self.path)
             else:

@@ -36,7 +36,7 @@ from superfine.engine import (
 )
 from superfine.errors import EngineError, UsageError
 from superfine.frames import Damaged, Interlaced
-from superfine.image import MAX_MEGAPIXELS, coding_of, format_of
+from superfine.image import FORMATS, MAX_MEGAPIXELS, coding_of
 from superfine.models import CLASSICAL, MATLAB, Card, Model, families, family, find_model
 from superfine.tiles import Grid, Window, enlarge
 
@@ -139,7 +139,12 @@ class Job:
         if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
             raise UsageError(f"--white {self.white:g} is not a level above 0")
         if self.file_format is not None and f".{self.file_format.lower()}" not in CONTAINERS:
-            format_of(Path(f"name.{self.file_format}"))
+            known = " ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
+            if f".{self.file_format.lower()}" not in known.split():
+                raise UsageError(
+                    f"--format {self.file_format}: superfine doesn't write that; it writes {known} and, of videos,"
+                    f" {' '.join(CONTAINERS)}"
+                )
         self._check_video()
 
     def _check_video(self) -> None:

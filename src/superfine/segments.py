@@ -41,6 +41,8 @@ _FRUGAL: Final = {
 }
 # No encoder decodes a frame so many before it is shown.
 _REORDERED: Final = 64
+# swscale reads whole vectors of packed pixels, past the end of the last row where they don't fill it.
+_SLACK: Final = 256
 # The frames of a segment are counted in milliseconds there, which Matroska holds exactly.
 _COUNTED: Final = Fraction(1, 1000)
 
@@ -90,13 +92,10 @@ class SegmentWriter:
         import av
 
         encoding = self._encoding
-        down, right = encoding.size[0] - encoding.shape[0], encoding.size[1] - encoding.shape[1]
-        if down or right:
-            pixels = np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge")
+        whole: Any = _with_slack(pixels, encoding.size)
         if encoding.shape[2] == 1:
-            return _grey_frame(pixels[..., 0], encoding.pixel_format)
+            return _grey_frame(whole[..., 0], encoding.pixel_format)
         given = _given_format(encoding)
-        whole: Any = np.ascontiguousarray(pixels)
         if encoding.shape[2] == 3:
             frame = av.VideoFrame.from_numpy_buffer(whole, given)  # no copy; `whole` lives until the graph has read it
         else:
@@ -122,6 +121,19 @@ def _given_format(encoding: Encoding) -> str:
     """Packed RGB needs no copy; packed alpha would come out up to a level off."""
     name = packed_format if encoding.shape[2] == 3 else planar_format
     return name(encoding.shape[2], encoding.bits)
+
+
+def _with_slack(pixels: Array, size: tuple[int, int]) -> Array:
+    """A copy of `size` (rows, cols), edges repeated, with memory behind its end that may be read."""
+    rows, cols, channels = pixels.shape
+    count = size[0] * size[1] * channels
+    memory = np.empty(count + _SLACK, pixels.dtype)
+    memory[count:] = 0
+    whole = memory[:count].reshape(*size, channels)
+    whole[:rows, :cols] = pixels
+    whole[:rows, cols:] = pixels[:, -1:]
+    whole[rows:] = whole[rows - 1]
+    return whole
 
 
 class _AbandonedError(Exception):
@@ -159,7 +171,7 @@ def _video_stream(container: Any, encoding: Encoding) -> Any:
     context.color_range = 2 if encoding.colour.full else 1
     context.color_primaries = encoding.colour.primaries
     context.color_trc = encoding.colour.transfer
-    if encoding.codec.name != "ffv1":
+    if encoding.codec.encoder != "ffv1":
         context.gop_size = 250
     return stream
 

@@ -20,7 +20,8 @@ from superfine.classical.shift import BORDERS, METHODS, Border, Method, extended
 from superfine.color import KINDS, to_kind, to_unit
 from superfine.destination import check_folder, check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.engine import LEAST_SIDE, NetworkEngine, open_engine
-from superfine.errors import ModelError, ShapeError, SuperfineError, UsageError
+from superfine.errors import ModelError, ShapeError, SourceError, SuperfineError, UsageError
+from superfine.footage import kind_of
 from superfine.image import MAX_MEGAPIXELS, format_of, open_picture, save_picture
 from superfine.models import read_model
 from superfine.tiles import Grid, Window, enlarge
@@ -175,6 +176,8 @@ def _move_file(
     source: Path, output: Path, movement: Movement, engine: NetworkEngine | None, *, overwrite: bool
 ) -> Moved:
     started = time.perf_counter()
+    if kind_of(source) == "video":
+        raise SourceError(f"{source}: is a video, and shift takes pictures; give it the frames that it should move")
     entry = format_of(output)
     opened = partial(open_picture, source, max_megapixels=movement.max_megapixels, white=movement.white)
     picture = opened()

@@ -22,8 +22,10 @@ import numpy.typing as npt
 
 from superfine.color import KINDS
 from superfine.destination import check_free, check_holds, fewer_bits, keeps_turn, made_dtype
+from superfine.encoding import CONTAINERS
 from superfine.engine import Precision
-from superfine.errors import ShapeError, SourceError, SuperfineError, UsageError
+from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
+from superfine.footage import kind_of
 from superfine.image import Picture, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
@@ -35,6 +37,7 @@ from superfine.upscale_video import (
     VideoPlan,
     VideoResult,
     begun,
+    check_coding,
     check_free_video,
     coding_of_video,
     forget_segments,
@@ -215,6 +218,27 @@ def _check_wishes(listing: Listing, job: Job) -> None:
     given = [name for name in _FOR_VIDEOS if getattr(job, name) != getattr(Job, name)]
     if given and not any(item.moves for item in listing.items):
         raise UsageError(f"--{given[0].replace('_', '-')} is for videos, and there are none; leave it out")
+    _check_format(listing, job)
+    clips = [item for item in listing.items if item.moves and not item.problem]
+    if job.rate is not None and clips and all(kind_of(item.source) != "frames" for item in clips):
+        raise UsageError("--rate is for folders of frames, and there are none; a video says itself when they are shown")
+    check_coding([item.output for item in clips], job)
+
+
+def _check_format(listing: Listing, job: Job) -> None:
+    """Raise UsageError where nothing of the run can become what --format asks for."""
+    sound = [item for item in listing.items if not item.problem]
+    asked = f".{(job.file_format or '').lower()}"
+    if job.file_format is None or not sound or any(item.output.suffix.lower() == asked for item in sound):
+        return
+    if asked in CONTAINERS and not any(item.moves for item in sound):
+        raise UsageError(f"--format {asked[1:]} is for videos, and there are none; leave it out")
+    if asked not in CONTAINERS and all(item.moves for item in sound):
+        name = f"NAME{asked}" if asked in (".gif", ".webp") else "frames/%06d.png"
+        raise UsageError(
+            f"--format {asked[1:]} is for pictures, and there are none; what else a video becomes is named, as in"
+            f" -o '{name}'"
+        )
 
 
 def _check_pixels(pixels: Array) -> None:
@@ -303,7 +327,7 @@ class _Run:
             )
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
-        item.output.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(item.output)
         # Pictures that are still encoded take memory too; what each of them has fixed is the same.
         while self._pending and self._taken() + route.memory - FIXED_BYTES > workshop.limit:
             self._settle()
@@ -333,7 +357,7 @@ class _Run:
             self._settle()
         if not self._resume:
             forget_segments(item.output)
-        item.output.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(item.output)
         started = time.perf_counter()
 
         def note(part: Path) -> None:
@@ -346,7 +370,7 @@ class _Run:
             result,
             output_size=made.size,
             seconds=seconds,
-            notes=tuple(dict.fromkeys((*result.notes, *made.notes))),
+            notes=_said_once((*result.notes, *made.notes)),
             video=plan.result_of(made, seconds),
         )
 
@@ -480,6 +504,21 @@ def _promise(cards: Sequence[Card], route: Route, size: Size) -> tuple[str, str]
             return kind, f"tiles of {card.name} equal the whole picture but for a quarter of a level (practical halo)"
         size = (size[0] * card.scale, size[1] * card.scale)
     return kind, ""
+
+
+def _said_once(notes: Sequence[str]) -> tuple[str, ...]:
+    """Each note once; that a clip is interlaced is said with what became of it."""
+    mended = any(note.startswith("interlaced ") for note in notes)
+    return tuple(note for note in dict.fromkeys(notes) if not (mended and note == "interlaced"))
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{output}: its folder can't be made: {error.strerror or error}; choose another place with -o"
+        ) from error
 
 
 def _failure(item: Item, error: BaseException) -> Result:

@@ -4,7 +4,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from superfine.clip import Clip, is_still, opened
 from superfine.destination import check_free
-from superfine.encoding import plan_encoding
-from superfine.errors import OutputError, SourceError
+from superfine.encoding import CODECS, CONTAINERS, container_of, plan_encoding
+from superfine.errors import OutputError, SourceError, UsageError
 from superfine.footage import kind_of, open_footage
 from superfine.route import Job, Route, Size, Workshop
 from superfine.scenes import margin
@@ -28,6 +28,7 @@ __all__ = [
     "VideoPlan",
     "VideoResult",
     "begun",
+    "check_coding",
     "check_free_video",
     "coding_of_video",
     "forget_segments",
@@ -150,6 +151,35 @@ def check_free_video(output: Path, source: Path, *, overwrite: bool) -> None:
         return
     if any(folder.iterdir()):
         raise OutputError(f"{folder}: there are files already; add frames with --overwrite or choose another folder")
+
+
+def check_coding(outputs: Sequence[Path], job: Job) -> None:
+    """Raise UsageError where the codec or its quality suits none of the outputs of clips."""
+    if not outputs or (job.codec == "auto" and job.crf is None):
+        return
+    files = [output for output in outputs if output_kind(output) == "video"]
+    if not files:
+        wish = f"--codec {job.codec}" if job.codec != "auto" else f"--crf {job.crf}"
+        raise UsageError(f"{outputs[0]}: {wish} is for video files ({' '.join(CONTAINERS)})")
+    refusals = [_refusal(output, job) for output in files]
+    if all(refusals):
+        raise UsageError(refusals[0])
+
+
+def _refusal(output: Path, job: Job) -> str:
+    """Why a video file can't be coded as asked for; empty where it can, as far as its name says."""
+    container = container_of(output)
+    name = container.codecs[0] if job.codec == "auto" else job.codec
+    codec = CODECS[name]
+    if name not in container.codecs:
+        return f"{output}: {container.name} doesn't hold {name}; it holds {', '.join(container.codecs)}"
+    if job.crf is None:
+        return ""
+    if codec.crf is None:
+        return f"--crf {job.crf}: {name} is lossless and has none"
+    if not codec.best_crf <= job.crf <= codec.worst_crf:
+        return f"--crf {job.crf}: {name} takes {codec.best_crf} (best) to {codec.worst_crf}"
+    return ""
 
 
 def coding_of_video(source: Path, job: Job) -> Coding:

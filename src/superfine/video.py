@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,6 +29,7 @@ from superfine.image import MAX_MEGAPIXELS
 from superfine.interrupt import raise_if_asked
 from superfine.journal import stamp
 from superfine.outputs import (
+    DONE,
     LOCK,
     PLAN,
     Output,
@@ -71,6 +72,7 @@ class Converted:
     """(rows, cols) of the output's frames."""
     codec: str
     pixel_format: str
+    """Of the output, in FFmpeg's names."""
     notes: tuple[str, ...]
     """What a person should know."""
 
@@ -125,8 +127,14 @@ def convert(
     heard: dict[str, None] = {}
     with working_alone(output) as folder:
         with writing(output):
-            _prepare(folder, _plan(clip, made, (first, stop, segment_frames), frames, interlaced, fingerprint))
-        there = [path.exists() for path in made.pieces]
+            lost = _prepare(folder, _plan(clip, made, (first, stop, segment_frames), frames, interlaced, fingerprint))
+        if lost:
+            notes[
+                f"{lost} finished frames of an earlier run don't fit: the source or an option has changed; they are"
+                " made anew"
+            ] = None
+        listed = _listed(folder)
+        there = [path.name in listed and listed[path.name][1:] == _facts(path) for path in made.pieces]
         lengths = [min(made.piece_frames, len(timeline) - at) for at in range(0, len(timeline), made.piece_frames)]
         resumed = done = sum(length for length, ready in zip(lengths, there, strict=True) if ready)
         computed = 0
@@ -169,8 +177,8 @@ def convert(
         resumed=resumed,
         duration=timeline.duration,
         size=made.encoding.size,
-        codec=made.encoding.codec.name,
-        pixel_format=made.encoding.pixel_format,
+        codec=made.codec,
+        pixel_format=made.pixel_format,
         notes=tuple(notes),
     )
 
@@ -234,17 +242,47 @@ def _digest(names: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def _prepare(folder: Path, plan: str) -> None:
-    """Throw away the pieces of another plan."""
+def _prepare(folder: Path, plan: str) -> int:
+    """Throw away the pieces of another plan; how many frames they were."""
     written = folder / PLAN
     with suppress(OSError, UnicodeDecodeError):
         if written.read_text(encoding="utf-8") == plan:
-            return
+            return 0
+    lost = sum(frames for name, (frames, *_) in _listed(folder).items() if (folder / name).exists())
     for entry in folder.iterdir():
         if entry.name != LOCK:
             entry.unlink()
     with written_whole(written) as part:
         part.write_text(plan, encoding="utf-8")
+    return lost
+
+
+def _list(piece: Path, frames: int) -> None:
+    """Note that a piece is finished, and what it is like."""
+    with (piece.parent / DONE).open("a", encoding="utf-8") as file:
+        file.write(
+            f"\n{json.dumps([piece.name, frames, *_facts(piece)])}\n"
+        )  # a crash may have broken the last line off
+
+
+def _listed(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Of each finished piece its frames, bytes, and digest; a line that a crash has spoilt counts for nothing."""
+    found: dict[str, tuple[int, int, str]] = {}
+    with suppress(OSError):
+        for line in (folder / DONE).read_bytes().splitlines():
+            with suppress(ValueError, TypeError):
+                name, frames, size, digest = json.loads(line)
+                found[str(name)] = int(frames), int(size), str(digest)
+    return found
+
+
+def _facts(piece: Path) -> tuple[int, str]:
+    """Bytes and digest; of what can't be read, those of nothing."""
+    try:
+        with piece.open("rb") as file:
+            return piece.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return -1, ""
 
 
 def _missing(there: list[bool]) -> Iterator[tuple[int, int]]:
@@ -287,6 +325,7 @@ class _Encoder:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="superfine-encode")
         self._pending: deque[Future[None]] = deque()
         self._writers: dict[int, PieceWriter] = {}
+        self._frames: Counter[int] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -313,5 +352,9 @@ class _Encoder:
         if piece not in self._writers:
             self._writers[piece] = self._made.writer(piece)
         self._writers[piece].add(pixels)
+        self._frames[piece] += 1
         if last:
             self._writers.pop(piece).finish()
+            path = self._made.pieces[piece]
+            with writing(path):
+                _list(path, self._frames.pop(piece))
