@@ -1037,7 +1037,7 @@ def test_what_is_made_of_a_damaged_frame_counts_as_damaged_up_to_the_next_key_fr
     "options",
     [
         {"g": "6", "bf": "2"},
-        {"g": "60", "x264-params": "intra-refresh=1"},
+        {"g": "60", "x264-params": "intra-refresh=1", "threads": "1"},
         {"g": "7", "x264-params": "open-gop=1:bframes=3:min-keyint=3"},
     ],
 )
