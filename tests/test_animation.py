@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,8 +15,8 @@ from clips import add_audio, add_video, decoded, encode, make_clip, sound, times
 from superfine.clip import open_clip
 from superfine.errors import SourceError, TooLargeError, UsageError
 from superfine.footage import kind_of, open_footage, read_footage
-from superfine.outputs import output_kind
-from superfine.video import convert, segments_folder
+from superfine.outputs import output_kind, segments_folder
+from superfine.video import convert
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
@@ -260,8 +261,6 @@ def test_an_animation_becomes_a_video_and_says_what_is_lost(tmp_path: Path) -> N
 
 
 def test_a_video_becomes_an_animation(tmp_path: Path) -> None:
-    import av
-
     source = tmp_path / "a.mp4"
     with av.open(str(source), "w") as container:
         video, audio = add_video(container, rate=30), add_audio(container)
@@ -307,8 +306,6 @@ def test_grey_frames_keep_their_levels(tmp_path: Path, target: str, deep: bool) 
 
 
 def test_alpha_of_a_video_goes_into_webp(tmp_path: Path) -> None:
-    import av
-
     alpha = np.tile(np.linspace(0, 255, COLS).astype(np.uint8), (ROWS, 1))
     with av.open(str(tmp_path / "a.mov"), "w") as container:
         stream = add_video(container, "qtrle", pixel_format="argb", size=(ROWS, COLS))

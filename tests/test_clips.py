@@ -14,6 +14,7 @@ from clips import add_video, encode, rgb_frame
 from fakes import clip_network, clip_network_truth
 from superfine.classical.resample import matlab_resize
 from superfine.errors import EngineError, SourceError, UsageError
+from superfine.evaluate import benchmark as judging
 from superfine.evaluate import clips as judged_clips
 from superfine.evaluate.benchmark import benchmark, evaluate_path, open_datasets, shipped_models
 from superfine.evaluate.clips import Stretch, is_clip, open_clip_set
@@ -354,8 +355,6 @@ def test_clips_stand_beside_folders_of_pictures(video, tmp_path):
 
 
 def test_networks_for_video_are_judged_by_default_on_clips_alone(video, tmp_path, monkeypatch):
-    from superfine.evaluate import benchmark as judging
-
     models = [*judging.list_models(), clip_network(3, 2, name="moving-x2")]
     monkeypatch.setattr(judging, "list_models", lambda: models)
     folder = write_folder(tmp_path / "frames", [moving(0)])

@@ -13,7 +13,7 @@ from superfine.engine import open_engine
 from superfine.errors import ModelError, SourceError, TrainingError
 from superfine.evaluate.benchmark import benchmark
 from superfine.evaluate.pairs import open_dataset
-from superfine.models import read_model
+from superfine.models import card_to_text, find_model, read_model
 from superfine.train import state
 from superfine.train.config import to_config
 from superfine.train.export import export, export_run, new_card
@@ -141,8 +141,6 @@ def test_weights_of_a_card_without_a_net_are_refused(tmp_path):
     from dataclasses import replace
 
     import onnx
-
-    from superfine.models import card_to_text, find_model
 
     (model,) = find_model("fast-x2")
     proto = onnx.load_from_string(model.content)

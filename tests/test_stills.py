@@ -16,8 +16,8 @@ from clips import COLS, ROWS, add_video, decoded, encode, make_clip, times_of, y
 from superfine.clip import open_clip
 from superfine.errors import OutputError, SourceError, TooLargeError, UsageError
 from superfine.footage import open_footage, read_footage
-from superfine.outputs import turned
-from superfine.video import convert, segments_folder
+from superfine.outputs import segments_folder, turned
+from superfine.video import convert
 
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]

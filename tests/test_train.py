@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from superfine.errors import TrainingError
+from superfine.errors import TrainingError, UsageError
 from superfine.train import loop, state
 from superfine.train.config import changed, read_recipe, to_config
 from superfine.train.listener import Listener
@@ -440,6 +440,10 @@ def test_every_net_has_a_recipe():
         (TINY.replace("hold_out = {a = 1}", "hold_out = {c = 1}"), "data = .*hold_out speaks of c, which is not among"),
         (TINY.replace("l1 = 1.0", "l1 = -1.0"), "stages.0.loss.l1 = -1.0: Input should be greater than or equal to 0"),
         (TINY.replace("hold_out = {a = 1}", "degrade = {jpeg = 7.0}"), "data.degrade: .*jpeg"),
+        (
+            TINY.replace("hold_out = {a = 1}", "motion = {still = 2}"),
+            "data.motion: still = 2.0; want a number from 0 to 1",
+        ),
         (TINY.replace("l1 = 1.0", "adversarial = 1.0"), r"an adversarial loss needs a \[critic\]"),
         (TINY.replace("l1 = 1.0", "reduced_mse = 1.0"), r"a reduced_... loss needs \[self_supervision\]"),
         (TINY.replace("l1 = 1.0", "style = 1.0"), r"a features or style loss needs \[features\]"),
@@ -450,7 +454,7 @@ def test_every_net_has_a_recipe():
             "features.layers and features.weights are of a published network",
         ),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_a_wrong_recipe(tmp_path, text, words):
     (tmp_path / "my.toml").write_text(text)
@@ -470,6 +474,26 @@ def test_changes_replace_values(tmp_path):
     for wrong in ("seed", "=3", "stages.7.steps=3", "net.name=3"):
         with pytest.raises(TrainingError, match=f"--set {wrong}: "):
             read_recipe(tmp_path / "my.toml", [wrong])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            ("net=aligned-32x8",),
+            r"aligned-32x8 sees 3 frames, and the recipe's pictures stand still; give it \[data.motion\]",
+        ),
+        (
+            ("data.motion={}",),
+            r"plain-16x11 sees one picture at a time, and \[data.motion\] makes frames; leave it out, or",
+        ),
+    ],
+    ids=["frames without motion", "motion without frames"],
+)
+def test_frames_and_pictures_are_not_mixed_up(photos, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        train(tiny(*changes), photos, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_patch_off_the_grid(photos, tmp_path):

@@ -37,11 +37,12 @@ from clips import (
 from fakes import clip_network, clip_network_truth, painter
 from superfine import Job, UsageError
 from superfine.cli import app
+from superfine.footage import open_footage
 from superfine.models import Card, Model, find_model
+from superfine.outputs import segments_folder
 from superfine.progress import JsonLines, Terminal
 from superfine.route import Workshop, choose_video_model
 from superfine.upscale import Pace
-from superfine.video import segments_folder
 
 Array = npt.NDArray[np.generic]
 Shelf = Callable[..., None]
@@ -173,6 +174,9 @@ def test_a_damaged_clip_fails_by_name_or_repeats(tmp_path: Path) -> None:
     (failed,) = superfine.upscale_path(source, job=NEAREST).failed
     assert "breaks off at" in failed.message
     assert "--damaged repeat" in failed.message
+    (failed,) = superfine.upscale_path(source, tmp_path / "out", job=NEAREST).failed
+    assert "breaks off at" in failed.message
+    assert not (tmp_path / "out").exists()
     result = only(superfine.upscale_path(source, job=Job(model="nearest", scale=2, damaged="repeat")))
     assert 10 < facts(result).frames < 30
     assert any("what is there is taken" in note for note in result.notes)
@@ -556,12 +560,11 @@ def test_that_a_clip_is_interlaced_is_said_once(tmp_path: Path) -> None:
         stream.codec_context.field_order = 2
         frames = [yuv_frame(number, "yuv420p", 64, 64) for number in range(6)]
         encode(container, stream, frames)
-    planned = only(superfine.upscale_path(source, job=NEAREST, dry_run=True))
-    assert [note for note in planned.notes if "interlaced" in note] == ["interlaced"]
-    done = only(superfine.upscale_path(source, job=NEAREST))
-    assert [note for note in done.notes if "interlaced" in note] == [
-        "interlaced frames are deinterlaced, each into one"
-    ]
+    for dry_run in (True, False):
+        result = only(superfine.upscale_path(source, job=NEAREST, dry_run=dry_run))
+        assert [note for note in result.notes if "interlaced" in note] == [
+            "interlaced frames are deinterlaced, each into one"
+        ]
 
 
 # ---- animations and folders of frames
@@ -643,6 +646,53 @@ def test_a_dry_run_tries_any_kind_of_output(tmp_path: Path, name: str) -> None:
     result = only(superfine.upscale_path(source, tmp_path / name, job=job, dry_run=True))
     assert (result.status, facts(result).frames, result.seconds > 0) == ("planned", 5, True)
     assert list(tmp_path.iterdir()) == [source]
+    done = only(superfine.upscale_path(source, tmp_path / name, job=job))
+    assert (result.output_size, *facts_of_the_file(result)) == (done.output_size, *facts_of_the_file(done))
+    assert set(result.notes) <= set(done.notes)
+
+
+def facts_of_the_file(result: superfine.Result) -> tuple[str, str, int, float]:
+    return facts(result).codec, facts(result).pixel_format, facts(result).frames, facts(result).duration
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format", "words"),
+    [
+        ("b.gif", "gif", "pal8", "at most 256 colours a frame, as GIF has them"),
+        ("b.webp", "webp", "argb", "audio 1 (pcm_s16le, eng) is left out: WebP can't hold it"),
+        ("out/%d.png", "png", "rgb24", "25 frames a second; PNG frames don't say when they are shown"),
+    ],
+)
+def test_a_dry_run_says_what_animations_and_folders_do_not_keep(
+    tmp_path: Path, name: str, codec: str, pixel_format: str, words: str
+) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream, audio = add_video(container, "ffv1", pixel_format="bgr0"), add_audio(container, "pcm_s16le")
+        encode(container, stream, [rgb_frame(picture) for picture in pictures(3)])
+        container.mux(sound(audio, 0.12))
+    planned = only(superfine.upscale_path(tmp_path / "a.mkv", tmp_path / name, job=NEAREST, dry_run=True))
+    assert facts_of_the_file(planned)[:2] == (codec, pixel_format)
+    assert words in planned.notes
+
+
+def test_folders_and_animations_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    images = [Image.fromarray(frame) for frame in pictures(3)]
+    for number, image in enumerate(images):
+        image.save(tmp_path / "in" / f"{number}.png")
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:])
+    opened: list[Path] = []
+
+    def counted(source: Path, **options: Any) -> Any:
+        opened.append(source)
+        return open_footage(source, **options)
+
+    for module in ("upscale_video", "video"):
+        monkeypatch.setattr(f"superfine.{module}.open_footage", counted)
+    for source in (tmp_path / "in", tmp_path / "a.gif"):
+        opened.clear()
+        only(superfine.upscale_path(source, tmp_path / f"{source.stem}.mkv", job=NEAREST))
+        assert opened == [source]
 
 
 class Listening(superfine.Progress):
@@ -905,6 +955,37 @@ def test_what_fails_half_way_says_that_it_goes_on(tmp_path: Path) -> None:
     wanted = "b.mp4: can't be written: the disk is full; what is done is kept, and the same command goes on from there"
     assert failed.message == f"{tmp_path}/{wanted}"
     assert facts(only(superfine.upscale_path(source, tmp_path / "b.mp4", job=NEAREST))).resumed == 120
+
+
+def test_frames_in_a_folder_go_on_too(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", 20)
+
+    class Full(superfine.Progress):
+        def watch(self, pace: Pace) -> None:
+            if pace.done == 12:
+                raise superfine.OutputError(f"{tmp_path}: can't be written: the disk is full")
+
+    output = tmp_path / "out" / "%d.png"
+    (failed,) = superfine.upscale_path(source, output, job=NEAREST, progress=Full()).failed
+    assert failed.message.endswith("; what is done is kept, and the same command goes on from there")
+    assert 0 < facts(only(superfine.upscale_path(source, output, job=NEAREST))).resumed <= 12
+
+
+def test_no_resume_leaves_alone_what_another_process_writes(tmp_path: Path) -> None:
+    source, output = make_clip(tmp_path / "a.mp4", 130), tmp_path / "b.mp4"
+    said: list[str] = []
+
+    class Meanwhile(superfine.Progress):
+        def watch(self, pace: Pace) -> None:
+            if pace.done == 125:
+                there = sorted(segments_folder(output).iterdir())
+                (failed,) = superfine.upscale_path(source, output, job=NEAREST, resume=False).failed
+                said.append(failed.message)
+                assert set(there) <= set(segments_folder(output).iterdir())
+
+    done = only(superfine.upscale_path(source, output, job=NEAREST, progress=Meanwhile()))
+    assert ["b.mp4: another process is writing it at this moment" in words for words in said] == [True]
+    assert (facts(done).computed, len(decoded(output))) == (130, 130)
 
 
 def test_the_machine_and_the_tiles_belong_to_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ from superfine.clip import open_clip, shown_time
 from superfine.errors import OutputError, ShapeError, SourceError, TooLargeError, UsageError
 from superfine.footage import open_footage
 from superfine.frames import read_frames
-from superfine.outputs import DONE
-from superfine.video import convert, segments_folder
+from superfine.outputs import DONE, segments_folder
+from superfine.video import convert
 
 Array = npt.NDArray[np.generic]
 
@@ -511,7 +511,6 @@ def test_interlaced_is_recognised_and_deinterlaced_or_refused(tmp_path: Path) ->
     source = interlaced_clip(tmp_path / "a.mpg")
     clip = open_clip(source)
     assert clip.interlaced
-    assert "interlaced" in clip.notes
     with pytest.raises(SourceError, match="from 0:0.* on frames are interlaced; have it mended with --interlaced dein"):
         next(read_frames(clip, interlaced="refuse"))
     notes: set[str] = set()
@@ -1241,7 +1240,7 @@ def test_the_output_folder_may_be_missing(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", 3)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(OutputError, match="can't be written"):
+    with pytest.raises(OutputError, match="b.mp4: its folder can't be made: "):
         run(source, blocked / "b.mp4")
 
 

@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.atomic import written_whole
-from superfine.clip import Clip, Timeline, shown_time
-from superfine.errors import OutputError, SourceError, TooLargeError
-from superfine.image import MAX_MEGAPIXELS, coding_of
+from superfine.clip import Clip, Timeline, check_megapixels, shown_time
+from superfine.errors import OutputError, SourceError
+from superfine.image import MAX_MEGAPIXELS, coding_of, plain_reason, streamed
 from superfine.interrupt import raise_if_asked
-from superfine.rowstream import RowStream
 from superfine.segments import writing
-from superfine.stills import SRGB
+from superfine.stills import SRGB, fitted
 
 __all__ = [
     "ANIMATIONS",
@@ -86,11 +85,7 @@ def open_animation(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Cli
         raise SourceError(f"{path}: is no GIF or WebP but {coding}; it holds no animation")
     with _pages(path) as image:
         rows, cols = _page_rows(image), image.width
-        if rows * cols > max_megapixels * 1e6:
-            raise TooLargeError(
-                f"{path}: frames of {cols} x {rows} are {rows * cols / 1e6:,.4g} megapixels, over the limit of"
-                f" {max_megapixels:,.4g}; raise it with --max-megapixels {np.ceil(rows * cols / 1e6):.0f}"
-            )
+        check_megapixels(path, (rows, cols), max_megapixels)
         count = image.height // rows
         stored = image.get("delay") if image.get_typeof("delay") else [_INSTEAD] * count
         loop = int(image.get("loop")) if image.get_typeof("loop") else 1
@@ -116,17 +111,7 @@ def open_animation(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Cli
         alpha=alpha,
         grey=False,
         colour=SRGB,
-        pixel_aspect=Fraction(1),
-        rotation=0,
-        display_matrix=(),
-        interlaced=False,
-        layered=False,
         timeline=Timeline(tuple(starts[:-1]), delays[whole - 1], _MILLISECOND, known=True),
-        tracks=(),
-        chapters=(),
-        metadata={},
-        stream_metadata={},
-        disposition=0,
         broken=broken,
         notes=tuple(notes),
         kind="animation",
@@ -148,7 +133,7 @@ def animation_pictures(clip: Clip, begin: int) -> Generator[tuple[int, Array | N
                 raise SourceError(
                     f"{clip.path}: isn't the animation that it was a moment ago; let it settle, then try again"
                 )
-            yield number, _of_shape(pixels, clip), ""
+            yield number, fitted(pixels, clip), ""
             following = number + 1
     except _DamagedError as error:
         reason = str(error)
@@ -201,14 +186,9 @@ def _pages(path: Path, count: int = -1) -> Iterator[Any]:
             source.on_seek(file.seek)
             yield pyvips.Image.new_from_source(source, "", n=count, access="sequential", fail_on="error")
     except pyvips.Error as error:
-        raise SourceError(f"{path}: damaged or cut off: {_reason(error)}") from error
+        raise SourceError(f"{path}: damaged or cut off: {plain_reason(error)}") from error
     except OSError as error:
         raise SourceError(f"{path}: can't be read: {error.strerror}") from error
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.partition(":")[2].strip() or line for line in str(error).splitlines()[1:] if line.strip()]
-    return lines[0] if lines else "its data can't be decoded"
 
 
 def _page_rows(image: Any) -> int:
@@ -301,17 +281,6 @@ def _webp_delays(path: Path) -> list[int]:
     return delays
 
 
-def _of_shape(pixels: Array, clip: Clip) -> Array:
-    """RGB, and alpha where the clip has it."""
-    alpha = pixels.shape[2] in (2, 4)
-    colours = pixels[..., : pixels.shape[2] - alpha]
-    colours = colours if colours.shape[2] == 3 else np.repeat(colours, 3, axis=2)
-    if not clip.alpha:
-        return np.ascontiguousarray(colours)
-    opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
-    return np.concatenate([colours, pixels[..., -1:] if alpha else opaque], axis=2)
-
-
 # ---- writing
 
 
@@ -349,23 +318,8 @@ def _save(
 ) -> None:
     import pyvips
 
-    stream = RowStream((shape[0] * len(delays), *shape[1:]), np.dtype(np.uint8), pictures)
-    failures: list[BaseException] = []
-
-    def read(count: int) -> bytes:
-        # An exception can't cross libvips: the encoder sees the end of the file, the caller the error.
-        try:
-            raise_if_asked()
-            return stream.read(count) if not failures else b""
-        except BaseException as error:  # noqa: BLE001 - handed on below, whatever it is
-            failures.append(error)
-            return b""
-
-    source = pyvips.SourceCustom()
-    source.on_read(read)
-    source.on_seek(stream.seek)
-    try:
-        image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="warning").copy()
+    with streamed((shape[0] * len(delays), *shape[1:]), np.dtype(np.uint8), _heeding(pictures)) as rows:
+        image = rows.copy()
         image.set_type(pyvips.GValue.gint_type, "page-height", shape[0])
         image.set_type(pyvips.GValue.array_int_type, "delay", list(delays))
         image.set_type(pyvips.GValue.gint_type, "loop", loop)
@@ -376,14 +330,16 @@ def _save(
             image.gifsave(target, keep_duplicate_frames=True, interpalette_maxerror=0, effort=4)
         else:
             image.webpsave(target, lossless=lossless, exact=lossless, Q=90, keep="icc" if profile else "none")
-    except pyvips.Error as error:
-        if not failures:
-            raise OSError(None, _reason(error)) from error
     raise_if_asked()
-    if failures:
-        raise failures[0]
     if kind.format == "webp" and shape[2] == 4:
         _say_alpha(part)
+
+
+def _heeding(pictures: Iterable[Array]) -> Iterator[Array]:
+    """The same, until somebody asks to stop."""
+    for pixels in pictures:
+        raise_if_asked()
+        yield pixels
 
 
 def _say_alpha(path: Path) -> None:

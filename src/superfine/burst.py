@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,13 +37,13 @@ from superfine.classical.burst import (
 )
 from superfine.classical.register import Registration, register
 from superfine.classical.resample import resize_bands
-from superfine.clip import Clip, shown_time
+from superfine.clip import Clip, shown_time, stretch
 from superfine.color import KINDS, full_luma, to_kind, to_unit
 from superfine.destination import check_folder, check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.engine import cores
 from superfine.errors import NoMatchError, ShapeError, UsageError
 from superfine.footage import open_footage, read_footage
-from superfine.image import FORMATS, MAX_MEGAPIXELS, Picture, format_of, open_picture, save_picture
+from superfine.image import MAX_MEGAPIXELS, Picture, format_of, open_picture, plain_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.outputs import turned
 from superfine.route import Job, Workshop, Workshops
@@ -232,7 +232,7 @@ def burst_clip(
     clip = open_footage(path, max_megapixels=shooting.max_megapixels)
     if clip.alpha:
         raise UsageError(f"{path}: has alpha, which the frames of a burst haven't; flatten it first")
-    first, stop = _stretch(clip, start, end)
+    first, stop = _stretch_of_few(clip, start, end)
     middle = _middle(clip, first, stop, at)
     heard: list[str] = []
     held = {
@@ -250,7 +250,11 @@ def burst_clip(
         name = f"{path} at {shown_time(clip.timeline.at(number))}"
         shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
         frames.append(_Frame(name, shape, pixels.dtype, partial(iter, [pixels])))
-        likes.append(_plain(clip, shape) if clip.kind != "frames" else open_picture(clip.files[number], upright=True))
+        likes.append(
+            plain_picture(clip.path, shape, clip.dtype, clip.bits)
+            if clip.kind != "frames"
+            else open_picture(clip.files[number], upright=True)
+        )
         names.append(name)
     fused = _fuse_into(target, frames, names, likes, shooting, started, done)
     return replace(fused, notes=(*clip.notes, *heard, *fused.notes), given=stop - first)
@@ -343,20 +347,14 @@ def _opened(paths: Sequence[Path], output: Path, shooting: Shooting) -> list[Pic
     return pictures
 
 
-def _stretch(clip: Clip, start: Fraction | None, end: Fraction | None) -> tuple[int, int]:
+def _stretch_of_few(clip: Clip, start: Fraction | None, end: Fraction | None) -> tuple[int, int]:
     """Numbers of the first frame and of the one after the last. Raises UsageError for none, or too many."""
-    times = [clip.timeline.at(number) for number in range(len(clip.timeline))]
-    first = 0 if start is None else bisect_left(times, start)
-    stop = len(times) if end is None else bisect_left(times, end)
-    if first >= stop:
-        raise UsageError(
-            f"{clip.path}: no frames in that stretch; they are shown from {shown_time(times[0])} to"
-            f" {shown_time(times[-1])}"
-        )
+    first, stop = stretch(clip, start, end)
     rows, cols, channels = clip.shape
     most = max(2, min(MOST_FRAMES, _MOST_BYTES // (rows * cols * channels * clip.dtype.itemsize)))
     if stop - first > most:
-        between = (times[first + most - 1] + times[first + most]) / 2  # rounded, it still parts them
+        last, next_one = (clip.timeline.at(first + most + step) for step in (-1, 0))
+        between = (last + next_one) / 2  # rounded, it still parts them
         raise UsageError(
             f"{clip.path}: {stop - first} frames are more than the {most} of this size that a burst takes; give --end"
             f" {shown_time(between)}, or less"
@@ -377,28 +375,6 @@ def _middle(clip: Clip, first: int, stop: int, at: Fraction | None) -> int:
             f" {shown_time(times[-1])}"
         )
     return number
-
-
-def _plain(clip: Clip, shape: Shape) -> Picture:
-    """A picture without metadata, such as a video's frame is."""
-    import pyvips
-
-    return Picture(
-        path=clip.path,
-        format=replace(FORMATS["png"], name="video"),  # a PNG's own text is looked for in the file
-        shape=shape,
-        dtype=clip.dtype,
-        bits=clip.bits,
-        alpha=False,
-        lossless=True,
-        streams=True,
-        orientation=1,
-        notes=(),
-        white=1.0,
-        turned=False,
-        header=pyvips.Image.black(1, 1),
-        tags={},
-    )
 
 
 @dataclass(frozen=True)

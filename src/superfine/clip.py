@@ -4,9 +4,10 @@ FFmpeg's libraries read it, by PyAV; this file decides what is believed. A clip 
 it is opened: then its number of frames, their timestamps and where it breaks off are known before any work begins.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from superfine.errors import SourceError, TooLargeError
+from superfine.errors import SourceError, TooLargeError, UsageError
 from superfine.image import MAX_MEGAPIXELS
 
 __all__ = [
@@ -27,11 +28,13 @@ __all__ = [
     "Mastering",
     "Timeline",
     "Track",
+    "check_megapixels",
     "decoded_frames",
     "is_still",
     "open_clip",
     "opened",
     "shown_time",
+    "stretch",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -143,6 +146,11 @@ class Timeline:
         """When frame `number` is shown, in seconds."""
         return self.times[number] * self.unit
 
+    def part(self, first: int, stop: int) -> "Timeline":
+        """Of frames `first` to before `stop`, at the same times; the last of them is shown until the next one was."""
+        last = self.last if stop == len(self) else self.times[stop] - self.times[stop - 1]
+        return replace(self, times=self.times[first:stop], last=last)
+
     @property
     def duration(self) -> Fraction:
         """From the first frame's beginning to the last one's end, in seconds."""
@@ -175,24 +183,24 @@ class Clip:
     alpha: bool
     grey: bool
     colour: Colour
-    pixel_aspect: Fraction
-    """Width of a pixel by its height."""
-    rotation: int
-    """Degrees counter-clockwise by which the picture is to be turned to be seen."""
-    display_matrix: tuple[int, ...]
-    """The nine numbers of which `rotation` is read; empty where there are none."""
-    interlaced: bool
-    layered: bool
-    """Alpha is a second picture in the same packets, which only some decoders see."""
     timeline: Timeline
-    tracks: tuple[Track, ...]
-    chapters: tuple[Chapter, ...]
-    metadata: dict[str, str]
-    stream_metadata: dict[str, str]
-    disposition: int
-    broken: str
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel by its height."""
+    rotation: int = 0
+    """Degrees counter-clockwise by which the picture is to be turned to be seen."""
+    display_matrix: tuple[int, ...] = ()
+    """The nine numbers of which `rotation` is read; empty where there are none."""
+    interlaced: bool = False
+    layered: bool = False
+    """Alpha is a second picture in the same packets, which only some decoders see."""
+    tracks: tuple[Track, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    stream_metadata: dict[str, str] = field(default_factory=dict)
+    disposition: int = 0
+    broken: str = ""
     """Where and how the file breaks off; empty when it's whole."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What a person should know about how the file is read."""
     kind: Kind = "video"
     files: tuple[Path, ...] = ()
@@ -230,19 +238,13 @@ def open_clip(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
         timeline = _timeline(path, packets.main, stream)
         first = _first_frame(path, alpha=packets.alpha)
         rows, cols = first.height, first.width
-        if rows * cols > max_megapixels * 1e6:
-            raise TooLargeError(
-                f"{path}: frames of {cols} x {rows} are {rows * cols / 1e6:,.4g} megapixels, over the limit of"
-                f" {max_megapixels:,.4g}; raise it with --max-megapixels {np.ceil(rows * cols / 1e6):.0f}"
-            )
+        check_megapixels(path, (rows, cols), max_megapixels)
         colour, taken = _colour(path, first, stream.codec_context)
         interlaced = bool(first.interlaced_frame) or stream.codec_context.field_order in _FIELDS
         matrix = _display_matrix(first)
         tracks = tuple(_track(other) for other in container.streams if other.index != stream.index)
         moving = [track for track in tracks if track.kind == "video" and not is_still(track.disposition)]
         notes = [*taken]
-        if interlaced:
-            notes.append("interlaced")
         if not timeline.known:
             notes.append("the file doesn't say when each frame is shown; they are counted")
         if moving:
@@ -274,6 +276,30 @@ def open_clip(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:
             mastering=_mastering(first),
             lossless=bool(stream.codec_context.codec.lossless and not stream.codec_context.codec.lossy),
         )
+
+
+def check_megapixels(path: Path, size: tuple[int, int], most: float) -> None:
+    """Raise TooLargeError for frames of more than `most` megapixels; size: (rows, cols)."""
+    rows, cols = size
+    if rows * cols > most * 1e6:
+        raise TooLargeError(
+            f"{path}: frames of {cols} x {rows} are {rows * cols / 1e6:,.4g} megapixels, over the limit of"
+            f" {most:,.4g}; raise it with --max-megapixels {np.ceil(rows * cols / 1e6):.0f}"
+        )
+
+
+def stretch(clip: Clip, start: Fraction | None, end: Fraction | None) -> tuple[int, int]:
+    """Numbers of the first frame that is shown from `start` on, in seconds, and of the one after the last before `end`.
+
+    Raises UsageError where there is none.
+    """
+    times = [clip.timeline.at(number) for number in range(len(clip.timeline))]
+    first = 0 if start is None else bisect_left(times, start)
+    stop = len(times) if end is None else bisect_left(times, end)
+    if first >= stop:
+        beginning, last = shown_time(times[0]), shown_time(times[-1])
+        raise UsageError(f"{clip.path}: no frames in that stretch; they are shown from {beginning} to {last}")
+    return first, stop
 
 
 def shown_time(seconds: Fraction) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from superfine.clip import Clip, shown_time
 from superfine.footage import open_footage
 from superfine.image import MAX_MEGAPIXELS
-from superfine.models import families, find_model
+from superfine.models import shipped_cards
 from superfine.route import Size, choose_video_model
 from superfine.terminal import one_line
 
@@ -77,7 +77,7 @@ class ClipInspection:
         lines = {
             "besides": ", ".join(others),
             "damage": self.broken,
-            "notes": "; ".join(note for note in self.notes if note != "interlaced"),
+            "notes": "; ".join(self.notes),
             "advice": f"--model {self.model} --scale {self.scale}: {self.why}",
         }
         head = one_line(f"{self.path}: {', '.join(facts)}")
@@ -93,8 +93,7 @@ def inspect_clip(path: Path | str, *, max_megapixels: float = MAX_MEGAPIXELS) ->
     """Facts of a video file, an animation, or a folder of frames. Raises SourceError, TooLargeError."""
     clip = open_footage(Path(path), max_megapixels=max_megapixels)
     scale = 4 if max(clip.size) <= _SMALL_SIDE else 2
-    cards = [model.card for name in families() for model in find_model(name)]
-    choice = choose_video_model(clip.codec, clip.lossless, scale, cards)
+    choice = choose_video_model(clip.codec, clip.lossless, scale, shipped_cards())
     return ClipInspection(
         path=clip.path,
         container=clip.container,

@@ -15,6 +15,7 @@ __all__ = [
     "Codec",
     "Container",
     "Encoding",
+    "check_coding",
     "container_of",
     "plan_encoding",
     "sample_bits",
@@ -162,12 +163,8 @@ def plan_encoding(
     size: (rows, cols) of the enlarged frames. codec: `auto` is the container's usual one; VP9 or FFV1 for alpha, H.265
     for more than 8 bits. Raises UsageError where the container or the codec can't hold what the clip has.
     """
-    container = container_of(output)
-    chosen = _codec(clip, output, container, codec)
-    if crf is not None and chosen.crf is None:
-        raise UsageError(f"--crf {crf}: {chosen.name} is lossless and has none")
-    if crf is not None and not chosen.best_crf <= crf <= chosen.worst_crf:
-        raise UsageError(f"--crf {crf}: {chosen.name} takes {chosen.best_crf} (best) to {chosen.worst_crf}")
+    chosen = _codec(clip, output, codec)
+    _check_crf(chosen, crf)
     notes: list[str] = []
     pixel_format = _pixel_format(clip, chosen)
     bits = sample_bits(pixel_format)
@@ -208,11 +205,30 @@ def plan_encoding(
     )
 
 
-def _codec(clip: Clip, output: Path, container: Container, name: str) -> Codec:
+def check_coding(output: Path, codec: str, crf: int | None) -> None:
+    """Raise UsageError where the container of that name or the codec refuses what is asked for, whatever the clip."""
+    container = container_of(output)
+    _check_codec(output, container, codec)
+    _check_crf(CODECS[container.codecs[0] if codec == "auto" else codec], crf)
+
+
+def _check_codec(output: Path, container: Container, name: str) -> None:
     if name != "auto" and name not in CODECS:
         raise UsageError(f"--codec {name}: not one of auto, {', '.join(CODECS)}")
     if name != "auto" and name not in container.codecs:
         raise UsageError(f"{output}: {container.name} doesn't hold {name}; it holds {', '.join(container.codecs)}")
+
+
+def _check_crf(codec: Codec, crf: int | None) -> None:
+    if crf is not None and codec.crf is None:
+        raise UsageError(f"--crf {crf}: {codec.name} is lossless and has none")
+    if crf is not None and not codec.best_crf <= crf <= codec.worst_crf:
+        raise UsageError(f"--crf {crf}: {codec.name} takes {codec.best_crf} (best) to {codec.worst_crf}")
+
+
+def _codec(clip: Clip, output: Path, name: str) -> Codec:
+    container = container_of(output)
+    _check_codec(output, container, name)
     deep = [entry for entry in container.codecs if entry != "h264" and _depth(CODECS[entry]) > 8]
     usual = (container.alpha if clip.alpha else deep if clip.bits > 8 else ()) or container.codecs
     chosen = CODECS[usual[0] if name == "auto" else name]

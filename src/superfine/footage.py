@@ -15,11 +15,14 @@ from superfine.frames import Damaged, Frame, Interlaced, checked_stretch, delive
 from superfine.image import MAX_MEGAPIXELS
 from superfine.stills import is_pattern, open_stills, still_pictures
 
-__all__ = ["kind_of", "open_footage", "read_footage"]
+__all__ = ["VIDEO_SUFFIXES", "kind_of", "open_footage", "read_footage"]
 
-# What is said to be a video by its name, so that it is told what is wrong with it.
-_VIDEOS: Final = frozenset(
-    {*CONTAINERS, ".avi", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv", ".3gp"}
+#: What is said to be a video by its name, so that it is told what is wrong with it.
+VIDEO_SUFFIXES: Final = frozenset(
+    {
+        *(*CONTAINERS, ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".mxf"),
+        *(".ogv", ".ts", ".vob", ".wmv", ".y4m"),
+    }
 )
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _STILL_BRANDS: Final = (b"avif", b"avis", b"mif1", b"heic", b"heix", b"hevc", b"heim", b"heis", b"msf1")
@@ -43,7 +46,7 @@ def kind_of(source: Path) -> Literal[Kind, ""]:
             return "animation"
         if not _is_picture(head) and _is_video(source):
             return "video"
-    return "video" if source.suffix.lower() in _VIDEOS else ""
+    return "video" if source.suffix.lower() in VIDEO_SUFFIXES else ""
 
 
 def open_footage(source: Path, *, rate: Fraction | None = None, max_megapixels: float = MAX_MEGAPIXELS) -> Clip:

@@ -17,6 +17,7 @@ from superfine.clip import MATRICES, Clip, Colour, decoded_frames, opened, shown
 from superfine.errors import SourceError, UsageError
 
 __all__ = [
+    "DEINTERLACED",
     "Damaged",
     "Frame",
     "Interlaced",
@@ -34,6 +35,8 @@ Array = npt.NDArray[np.generic]
 Damaged = Literal["stop", "repeat"]
 #: What to do with frames that are two half pictures of different moments.
 Interlaced = Literal["deinterlace", "refuse"]
+#: What is said where they are deinterlaced.
+DEINTERLACED: Final = "interlaced frames are deinterlaced, each into one"
 
 _NO_PICTURE: Final = "there is no picture"
 # Codecs with packets that show nothing, or that are dropped by intent.
@@ -248,21 +251,21 @@ def _converted(clip: Clip, converter: "_Converter", begin: int) -> Generator[tup
             lost.append((number, reason))
         spare = None
         for done, pixels in made:
-            while lost and lost[0][0] < done:
-                before, why = lost.popleft()
-                yield before, None, why
+            yield from _taken(lost, done)
             yield done, pixels, ""
-        # What is lost waits for frames before it that are still on their way.
-        while lost and not converter.pending:
-            before, why = lost.popleft()
-            yield before, None, why
+        if not converter.pending:  # else what is lost waits for frames before it that are still on their way
+            yield from _taken(lost)
     for done, pixels in converter.rest():
-        while lost and lost[0][0] < done:
-            before, why = lost.popleft()
-            yield before, None, why
+        yield from _taken(lost, done)
         yield done, pixels, ""
-    for before, why in lost:
-        yield before, None, why
+    yield from _taken(lost)
+
+
+def _taken(lost: deque[tuple[int, str]], stop: float = np.inf) -> Iterator[tuple[int, None, str]]:
+    """What is lost before number `stop`, taken out."""
+    while lost and lost[0][0] < stop:
+        number, reason = lost.popleft()
+        yield number, None, reason
 
 
 class _Converter:
@@ -297,7 +300,7 @@ class _Converter:
         if frame.interlaced_frame and not self._deinterlaces:
             raise SourceError(f"{where} frames are interlaced; have it mended with --interlaced deinterlace")
         if frame.interlaced_frame:
-            self._note("interlaced frames are deinterlaced, each into one")
+            self._note(DEINTERLACED)
         if frame.format.name != self._format:
             yield from self.rest()
             self._format = frame.format.name

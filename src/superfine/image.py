@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,10 @@ __all__ = [
     "coding_of",
     "format_of",
     "open_picture",
+    "plain_picture",
+    "plain_reason",
     "save_picture",
+    "streamed",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -281,6 +285,29 @@ def _opened(path: Path) -> tuple[Any, Format, bool | None, Block]:
     return image, entry, lossless, tags
 
 
+def plain_picture(path: Path, shape: Shape, dtype: np.dtype[Any], bits: int) -> Picture:
+    """A picture without metadata, such as a frame of a video; alpha is the last of an even count of channels.
+
+    path: what errors name.
+    """
+    return Picture(
+        path=path,
+        format=replace(FORMATS["png"], name="video"),  # a PNG's own text is looked for in the file
+        shape=shape,
+        dtype=dtype,
+        bits=bits,
+        alpha=shape[2] % 2 == 0,
+        lossless=True,
+        streams=True,
+        orientation=1,
+        notes=(),
+        white=1.0,
+        turned=False,
+        header=_vips().Image.black(1, 1),
+        tags={},
+    )
+
+
 def save_picture(
     path: Path,
     bands: Iterable[Array],
@@ -312,15 +339,12 @@ def save_picture(
         raise OutputError(f"{path}: can't be written: {reason}") from error
 
 
-def _encode(
-    part: Path,
-    bands: Iterable[Array],
-    shape: Shape,
-    dtype: np.dtype[Any],
-    like: Picture,
-    entry: Format,
-    quality: int | None,
-) -> None:
+@contextmanager
+def streamed(shape: Shape, dtype: np.dtype[Any], bands: Iterable[Array]) -> Iterator[Any]:
+    """Give bands of rows, as `RowStream` takes them, as a picture of libvips', to be encoded within.
+
+    What goes wrong in `bands` is raised as it is; raises OSError with libvips' reason where the encoder fails.
+    """
     vips = _vips()
     stream = RowStream(shape, dtype, bands)
     failures: list[BaseException] = []
@@ -337,13 +361,25 @@ def _encode(
     source.on_read(read)
     source.on_seek(stream.seek)
     try:
-        image = vips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
-        _saver(_with_metadata(image, like, shape), part, entry, dtype, like, quality)
+        yield vips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
     except vips.Error as error:
         if not failures:
-            raise OSError(None, _reason(error)) from error
+            raise OSError(None, plain_reason(error)) from error
     if failures:
         raise failures[0]
+
+
+def _encode(
+    part: Path,
+    bands: Iterable[Array],
+    shape: Shape,
+    dtype: np.dtype[Any],
+    like: Picture,
+    entry: Format,
+    quality: int | None,
+) -> None:
+    with streamed(shape, dtype, bands) as image:
+        _saver(_with_metadata(image, like, shape), part, entry, dtype, like, quality)
     if entry.name == "tiff":
         add_to_tiff(part, with_size(_exif(like), shape[:2]))
     elif entry.name == "png":
@@ -498,7 +534,7 @@ class _Reading:
         raise_if_asked()
         if error is None:
             return
-        reason = _reason(error)
+        reason = plain_reason(error)
         if "not in a known format" in reason:
             if _MAGIC.match(_head(self._path)):
                 raise SourceError(f"{self._path}: damaged or cut off: it only begins as a picture") from error
@@ -507,7 +543,7 @@ class _Reading:
         raise SourceError(f"{self._path}: damaged or cut off: {reason}") from error
 
 
-def _reason(error: BaseException) -> str:
+def plain_reason(error: BaseException) -> str:
     """libvips' first words of substance, without the names of its parts and their numbers."""
     lines = str(error).splitlines()
     for line in lines[1:] or lines:  # the first only says which call failed
@@ -652,7 +688,7 @@ def _open_heic(path: Path, *, pixels: bool) -> Any:
         file = heif.open_heif(path, convert_hdr_to_8bit=False)
         stored = np.asarray(file) if pixels else None
     except (ValueError, RuntimeError, EOFError, OSError) as error:
-        raise SourceError(f"{path}: damaged or cut off: {_reason(error)}") from error
+        raise SourceError(f"{path}: damaged or cut off: {plain_reason(error)}") from error
     mode, _, deep = file.mode.partition(";")  # L, LA, RGB or RGBA, and the bits where they are more than 8
     if stored is None:  # an image of the same kind, black where it would be looked at
         image = vips.Image.black(*file.size, bands=len(mode)).cast("ushort" if deep else "uchar")

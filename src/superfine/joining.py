@@ -35,7 +35,6 @@ def join(
     output: Path,
     timeline: Timeline,
     *,
-    alpha: bool = False,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> tuple[str, ...]:
     """Write the file: the pictures of the segments, and the clip's other streams.
@@ -65,10 +64,10 @@ def join(
             copies: dict[int, Any] = {}
             pictures = None
             if source is None:
-                pictures = _joined_stream(target, first.streams.video[0], clip, timeline, alpha=alpha)
+                pictures = _joined_stream(target, first.streams.video[0], clip, timeline)
             for stream in source.streams if source is not None else ():
                 if stream.index == clip.stream:
-                    pictures = _joined_stream(target, first.streams.video[0], clip, timeline, alpha=alpha)
+                    pictures = _joined_stream(target, first.streams.video[0], clip, timeline)
                 elif _belongs_to_container(stream):
                     continue
                 elif is_still(int(stream.disposition)) and container.format == "matroska":
@@ -131,7 +130,7 @@ def _holds(container: Container, stream: Any) -> bool:
         return False
 
 
-def _joined_stream(target: Any, segment: Any, clip: Clip, timeline: Timeline, *, alpha: bool) -> Any:
+def _joined_stream(target: Any, segment: Any, clip: Clip, timeline: Timeline) -> Any:
     stream = target.add_stream_from_template(segment, opaque=True)
     stream.time_base = timeline.unit
     stream.codec_context.framerate = timeline.rate.limit_denominator(100_000)
@@ -141,7 +140,7 @@ def _joined_stream(target: Any, segment: Any, clip: Clip, timeline: Timeline, *,
         stream.set_display_matrix(clip.display_matrix)
     stream.metadata.clear()
     stream.metadata.update(kept_metadata(clip.stream_metadata))
-    if alpha and segment.codec_context.name in ("vp8", "vp9"):
+    if clip.alpha and segment.codec_context.name in ("vp8", "vp9"):
         stream.metadata["alpha_mode"] = "1"
     stream.disposition = clip.disposition
     return stream

@@ -9,11 +9,12 @@ from typing import Final
 
 from superfine.encoding import CONTAINERS, container_of
 from superfine.errors import UsageError
-from superfine.footage import kind_of
+from superfine.footage import VIDEO_SUFFIXES, kind_of
 from superfine.image import FORMATS, format_of
 from superfine.journal import stamp
+from superfine.outputs import check_pattern, frames_folder, output_kind
 from superfine.route import Job
-from superfine.video import output_kind
+from superfine.stills import has_place, is_pattern
 
 __all__ = ["Item", "Listing", "list_sources"]
 
@@ -44,12 +45,7 @@ class Listing:
 
 _SUFFIXES = {suffix: entry for entry in FORMATS.values() for suffix in entry.suffixes}
 # Of videos that lie in a folder; others can be named. TypeScript has taken `.ts`.
-_VIDEO_SUFFIXES: Final = frozenset(
-    {
-        *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-        *(".mts", ".mxf", ".ogv", ".vob", ".webm", ".wmv", ".y4m"),
-    }
-)
+_VIDEO_SUFFIXES: Final = VIDEO_SUFFIXES - {".ts"}
 # Containers that hold nearly everything: for videos whose own isn't written.
 _ANY_VIDEO: Final = ".mkv"
 
@@ -96,7 +92,7 @@ def list_sources(sources: Sequence[Path], output: Path | None, job: Job) -> List
 
 def _names_file(source: Path, output: Path, job: Job) -> bool:
     """Whether the output is that of the one source itself, and not a folder to put it into."""
-    if output_kind(output) == "frames" and "%" in output.name:
+    if output_kind(output) == "frames" and has_place(output):
         return True
     if os.path.isdir(source):
         return job.as_clip or output_kind(output) == "video" or output.suffix.lower() == ".gif"
@@ -111,9 +107,9 @@ def _lone(source: Path, output: Path) -> Item:
         format_of(output)
     elif not output_kind(output):
         container_of(output)
-    elif "%" in output.name and output_kind(output) == "frames" and output.suffix.lower() != ".png":
-        raise UsageError(f"{output}: frames are written as PNG; choose a name such as %06d.png")
-    _need_folder(output.parent.parent if "%" in output.name else output.parent)
+    elif output_kind(output) == "frames":
+        check_pattern(output)
+    _need_folder(frames_folder(output).parent)
     return Item(source, output, None, _weight(source), moves=moves)
 
 
@@ -196,7 +192,7 @@ def _suffix(source: Path, kind: str, job: Job) -> str:
 
 
 def _beside(source: Path, kind: str, job: Job) -> Path:
-    if "%" in source.name and kind == "frames":
+    if is_pattern(source):
         folder = _real(source.parent)
         root = folder.with_name(f"{folder.name}_{job.label}")
         return root / source.name if job.file_format is None else root.with_suffix(f".{job.file_format.lower()}")

@@ -30,6 +30,7 @@ __all__ = [
     "list_models",
     "read_file",
     "read_model",
+    "shipped_cards",
     "with_card",
 ]
 
@@ -152,6 +153,11 @@ def find_model(name: str) -> list[Model]:
             " other weights"
         )
     return found
+
+
+def shipped_cards() -> list[Card]:
+    """The cards of the networks that the package brings."""
+    return [model.card for model in list_models()]
 
 
 def families() -> tuple[str, ...]:

@@ -19,20 +19,25 @@ import numpy.typing as npt
 
 from superfine.animation import ANIMATIONS, FOREVER, LONGEST_PILE, write_animation
 from superfine.clip import Clip, Kind, Timeline, decoded_frames, opened
-from superfine.encoding import CODECS, CONTAINERS, Encoding, plan_encoding
+from superfine.encoding import CODECS, CONTAINERS, Encoding, check_coding, plan_encoding
 from superfine.errors import OutputError, ShapeError, UsageError
 from superfine.frames import packed_format
-from superfine.image import FORMATS, Picture, open_picture, save_picture
+from superfine.image import Picture, open_picture, plain_picture, save_picture
 from superfine.joining import join, kept_metadata
 from superfine.segments import SegmentWriter, writing
-from superfine.stills import SRGB, frame_name, is_pattern
+from superfine.stills import SRGB, frame_name, has_place, is_pattern
 
 __all__ = [
     "DONE",
     "LOCK",
     "PLAN",
+    "SEGMENT_FRAMES",
     "Output",
     "PieceWriter",
+    "check_pattern",
+    "check_wishes",
+    "frames_folder",
+    "make_folder",
     "output_kind",
     "plan_output",
     "segments_folder",
@@ -42,13 +47,13 @@ __all__ = [
 
 Array = npt.NDArray[np.generic]
 
-# What a frame of a video counts as: a picture without tags.
-_PLAIN: Final = FORMATS["tiff"]
 #: What the plan of an unfinished output is called, the list of its finished pieces, and the file that one process at a
 #: time holds.
 PLAN: Final = "plan.json"
 DONE: Final = "done.jsonl"
 LOCK: Final = "lock"
+#: Frames in a segment: what a killed run loses at most.
+SEGMENT_FRAMES: Final = 120
 
 
 class PieceWriter(Protocol):
@@ -93,37 +98,66 @@ def output_kind(output: Path) -> Literal[Kind, ""]:
     return "video" if suffix in CONTAINERS else "animation" if suffix in ANIMATIONS else ""
 
 
+def frames_folder(output: Path) -> Path:
+    """The folder that an output of frames names, by itself or by a pattern in it."""
+    return output.parent if is_pattern(output) else output
+
+
 def segments_folder(output: Path) -> Path:
     """Where the pieces of an unfinished output lie."""
-    place = _frames_folder(output) if output_kind(output) == "frames" else output
+    place = frames_folder(output) if output_kind(output) == "frames" else output
     return place.with_name(f".{place.name}.segments")
+
+
+def check_pattern(output: Path) -> None:
+    """Raise UsageError where a name with a number's place in it is that of frames which superfine doesn't write."""
+    if has_place(output) and output.suffix.lower() != ".png":
+        raise UsageError(f"{output}: frames are written as PNG; choose a name such as %06d.png")
 
 
 def plan_output(
     clip: Clip,
     output: Path,
     size: tuple[int, int],
-    timeline: Timeline,
     first: int,
+    stop: int,
     *,
     codec: str,
     crf: int | None,
-    segment_frames: int,
+    segment_frames: int = SEGMENT_FRAMES,
 ) -> Output:
-    """How the frames of `timeline`, a part of the clip's from frame `first` on, are written. Raises UsageError.
+    """How the clip's frames `first` to before `stop` are written; nothing is made yet. Raises UsageError.
 
     size: (rows, cols) of the enlarged frames. codec, crf: of a video file.
     """
+    check_wishes(output, codec, crf)
+    timeline = clip.timeline.part(first, stop)
     kind = output_kind(output)
-    if kind in ("animation", "frames") and (codec != "auto" or crf is not None):
-        wish = f"--codec {codec}" if codec != "auto" else f"--crf {crf}"
-        raise UsageError(f"{output}: {wish} is for video files ({' '.join(CONTAINERS)})")
     if kind == "animation":
         return _AnimationFile(clip, output, size, timeline, segment_frames)
     if kind == "frames":
-        return _FramesFolder(clip, output, size, first, first + len(timeline))
+        return _FramesFolder(clip, output, size, first, stop)
     encoding, said = plan_encoding(clip, output, size, codec=codec, crf=crf)
     return _VideoFile(clip, output, encoding, said, timeline, segment_frames)
+
+
+def check_wishes(output: Path, codec: str, crf: int | None) -> None:
+    """Raise UsageError where no clip can be written to an output of that name as `codec` and `crf` ask for."""
+    if output_kind(output) not in ("animation", "frames"):
+        check_coding(output, codec, crf)
+    elif codec != "auto" or crf is not None:
+        wish = f"--codec {codec}" if codec != "auto" else f"--crf {crf}"
+        raise UsageError(f"{output}: {wish} is for video files ({' '.join(CONTAINERS)})")
+
+
+def make_folder(folder: Path, output: Path) -> None:
+    """Make the folder that `output` goes into, and those above it. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{output}: its folder can't be made: {error.strerror or error}; choose another place with -o"
+        ) from error
 
 
 @contextmanager
@@ -132,8 +166,9 @@ def working_alone(output: Path) -> Iterator[Path]:
     folder = segments_folder(output)
     above = [place for place in folder.parents if not place.exists()]
     try:
+        make_folder(folder.parent, output)
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
         lock = folder / LOCK
         with writing(lock):
             handle = _locked(lock, output)
@@ -198,7 +233,7 @@ class _VideoFile:
         return SegmentWriter(self.pieces[number], self.encoding)
 
     def finish(self, whole: Callable[[Path], None]) -> tuple[str, ...]:
-        return join(self._clip, self.pieces, self.path, self._timeline, alpha=self._clip.alpha, whole=whole)
+        return join(self._clip, self.pieces, self.path, self._timeline, whole=whole)
 
 
 def _segments(output: Path, timeline: Timeline, segment_frames: int) -> list[Path]:
@@ -303,7 +338,7 @@ class _FramesFolder:
 
     def __init__(self, clip: Clip, output: Path, size: tuple[int, int], first: int, stop: int) -> None:
         self._clip = clip
-        self.path = _frames_folder(output)
+        self.path = frames_folder(output)
         self._files = clip.files[first:stop]
         names = _names(self._files, output, stop - first)
         self.pieces = [segments_folder(output) / name for name in names]
@@ -372,15 +407,10 @@ class _FramesFolder:
         return ()
 
 
-def _frames_folder(output: Path) -> Path:
-    return output.parent if is_pattern(output) else output
-
-
 def _names(files: Sequence[Path], output: Path, count: int) -> list[str]:
     """What the frames are called: as in the source, or by the pattern, or by their number, from 1."""
+    check_pattern(output)
     if is_pattern(output):
-        if output.suffix.lower() != ".png":
-            raise UsageError(f"{output}: frames are written as PNG; choose a name such as %06d.png")
         return [frame_name(output, number) for number in range(1, count + 1)]
     if not files:
         return [f"{number:06}.png" for number in range(1, count + 1)]
@@ -422,24 +452,7 @@ class _FrameWriter:
         """The picture whose metadata the frame keeps; frames of videos have none."""
         if self._source is not None:
             return open_picture(self._source, max_megapixels=np.inf, upright=True)
-        import pyvips
-
-        return Picture(
-            path=self._path,
-            format=_PLAIN,
-            shape=self._clip.shape,
-            dtype=self._clip.dtype,
-            bits=self._clip.bits,
-            alpha=self._clip.alpha,
-            lossless=True,
-            streams=True,
-            orientation=1,
-            notes=(),
-            white=1.0,
-            turned=False,
-            header=pyvips.Image.black(1, 1),
-            tags={},
-        )
+        return plain_picture(self._path, self._clip.shape, self._clip.dtype, self._clip.bits)
 
 
 # ---- what frames and animations share

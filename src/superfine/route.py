@@ -37,7 +37,7 @@ from superfine.engine import (
 from superfine.errors import EngineError, UsageError
 from superfine.frames import Damaged, Interlaced
 from superfine.image import FORMATS, MAX_MEGAPIXELS, coding_of
-from superfine.models import CLASSICAL, MATLAB, Card, Model, families, family, find_model
+from superfine.models import CLASSICAL, MATLAB, Card, Model, families, family, find_model, shipped_cards
 from superfine.tiles import Grid, Window, enlarge
 
 __all__ = [
@@ -484,8 +484,7 @@ class Workshops:
         need = 2.0 if self.job.scale is None else self.job.scale
         if self.job.size is not None:  # the longer side to the longer one: the video may be seen turned
             need = max(wanted / there for wanted, there in zip(sorted(self.job.size), sorted(size), strict=True))
-        cards = [model.card for name in families() for model in find_model(name)]
-        return self._of(choose_video_model(kind, lossless, need, cards))
+        return self._of(choose_video_model(kind, lossless, need, shipped_cards()))
 
     @property
     def _chooses(self) -> bool:

@@ -97,7 +97,7 @@ class SegmentWriter:
             return _grey_frame(whole[..., 0], encoding.pixel_format)
         given = _given_format(encoding)
         if encoding.shape[2] == 3:
-            frame = av.VideoFrame.from_numpy_buffer(whole, given)  # no copy; `whole` lives until the graph has read it
+            frame = av.VideoFrame.from_numpy_buffer(whole, given)  # `whole` lives until the graph has read it
         else:
             frame = av.VideoFrame(encoding.size[1], encoding.size[0], given)
             target: Any
@@ -110,9 +110,8 @@ class SegmentWriter:
     def _mux(self, packets: Sequence[Any]) -> None:
         for packet in packets:
             packet.time_base = _COUNTED
-            packet.dts = (
-                self._written - _REORDERED
-            )  # x265's own are wild in a segment of one frame; `joining` makes them
+            # x265's own are wild in a segment of one frame; `joining` makes them.
+            packet.dts = self._written - _REORDERED
             self._written += 1
             self._container.mux(packet)
 

@@ -16,9 +16,19 @@ import numpy.typing as npt
 from superfine.clip import Clip, Colour, Timeline
 from superfine.errors import SourceError, UsageError
 from superfine.frames import packed_format
-from superfine.image import FORMATS, MAX_MEGAPIXELS, Picture, open_picture
+from superfine.image import FORMATS, MAX_MEGAPIXELS, open_picture
 
-__all__ = ["RATE", "SRGB", "frame_name", "is_pattern", "numbered", "open_stills", "still_pictures"]
+__all__ = [
+    "RATE",
+    "SRGB",
+    "fitted",
+    "frame_name",
+    "has_place",
+    "is_pattern",
+    "numbered",
+    "open_stills",
+    "still_pictures",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -48,9 +58,14 @@ class _Facts:
     notes: tuple[str, ...]
 
 
+def has_place(path: Path) -> bool:
+    """Whether a name, of nothing that is there, has a number's place in it."""
+    return bool(_PATTERN.search(path.name)) and not path.exists()
+
+
 def is_pattern(path: Path) -> bool:
     """Whether a name stands for numbered pictures, as `shots/%05d.png` does."""
-    return bool(_PATTERN.search(path.name)) and path.suffix.lower() in _SUFFIXES and not path.exists()
+    return has_place(path) and path.suffix.lower() in _SUFFIXES
 
 
 def frame_name(pattern: Path, number: int) -> str:
@@ -107,18 +122,7 @@ def open_stills(source: Path, *, rate: Fraction | None = None, max_megapixels: f
         alpha=alpha,
         grey=grey,
         colour=SRGB,
-        pixel_aspect=Fraction(1),
-        rotation=0,
-        display_matrix=(),
-        interlaced=False,
-        layered=False,
         timeline=Timeline(tuple(range(len(files))), 1, 1 / rate, known=True),
-        tracks=(),
-        chapters=(),
-        metadata={},
-        stream_metadata={},
-        disposition=0,
-        broken="",
         notes=tuple(dict.fromkeys([*_gaps(files), *_mixed(facts), *_told(facts)])),
         kind="frames",
         files=tuple(files),
@@ -138,6 +142,19 @@ def still_pictures(clip: Clip, begin: int) -> Generator[tuple[int, Array | None,
             yield number, None, str(error)
         else:
             yield number, pixels, ""
+
+
+def fitted(pixels: Array, clip: Clip) -> Array:
+    """(rows, cols, 1 to 4) as the clip has them: grey becomes RGB, 8 bits become 16, alpha comes in opaque or goes."""
+    if pixels.dtype != clip.dtype:
+        pixels = pixels.astype(np.uint16) * np.uint16(257)
+    alpha = pixels.shape[2] in (2, 4)
+    colours: Any = pixels[..., : pixels.shape[2] - alpha]
+    colours = colours if clip.grey or colours.shape[2] == 3 else np.repeat(colours, 3, axis=2)
+    if not clip.alpha:
+        return np.ascontiguousarray(colours)
+    opaque = np.full((*pixels.shape[:2], 1), np.iinfo(clip.dtype).max, clip.dtype)
+    return np.concatenate([colours, pixels[..., -1:] if alpha else opaque], axis=2)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -209,16 +226,4 @@ def _pixels(clip: Clip, number: int) -> Array:
     picture = open_picture(clip.files[number], max_megapixels=np.inf, upright=True)
     if picture.size != clip.size or picture.dtype.itemsize > clip.dtype.itemsize:
         raise SourceError(f"{picture.path}: isn't the picture that it was a moment ago; let it settle, then try again")
-    return _fitted(np.concatenate(list(picture.bands())), picture, clip)
-
-
-def _fitted(pixels: Array, picture: Picture, clip: Clip) -> Array:
-    """Grey becomes RGB, 8 bits become 16, and opaque gets its alpha where the clip has them."""
-    if pixels.dtype != clip.dtype:
-        pixels = pixels.astype(np.uint16) * np.uint16(257)
-    colours: Any = pixels[..., : pixels.shape[2] - picture.alpha]
-    planes = [colours if clip.grey or colours.shape[2] == 3 else np.repeat(colours, 3, axis=2)]
-    if clip.alpha:
-        opaque = np.full((*pixels.shape[:2], 1), np.iinfo(clip.dtype).max, clip.dtype)
-        planes.append(pixels[..., -1:] if picture.alpha else opaque)
-    return np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]
+    return fitted(np.concatenate(list(picture.bands())), clip)

@@ -24,27 +24,27 @@ from superfine.color import KINDS
 from superfine.destination import check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.encoding import CONTAINERS
 from superfine.engine import Precision
-from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
+from superfine.errors import ShapeError, SourceError, SuperfineError, UsageError
 from superfine.footage import kind_of
 from superfine.image import Picture, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, Listing, list_sources
 from superfine.models import Card, HaloKind
+from superfine.outputs import make_folder
 from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop, Workshops
 from superfine.upscale_video import (
     Pace,
     VideoPlan,
     VideoResult,
-    begun,
     check_coding,
     check_free_video,
     coding_of_video,
-    forget_segments,
     make_video,
     plan_video,
     seconds_expected,
 )
+from superfine.video import begun, forget
 
 __all__ = ["Pace", "Progress", "Report", "Result", "VideoResult", "upscale", "upscale_path"]
 
@@ -327,7 +327,7 @@ class _Run:
             )
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
-        _make_folder(item.output)
+        make_folder(item.output.parent, item.output)
         # Pictures that are still encoded take memory too; what each of them has fixed is the same.
         while self._pending and self._taken() + route.memory - FIXED_BYTES > workshop.limit:
             self._settle()
@@ -337,17 +337,16 @@ class _Run:
         return None
 
     def _do_video(self, item: Item) -> Result:
-        job = self._workshops.job
-        coding = coding_of_video(item.source, job)
+        before = stamp(item.source)
+        coding = coding_of_video(item.source, self._workshops.job)
         workshop, reason = self._workshops.suited_to_video(coding.codec, coding.size, lossless=coding.lossless)
         journal = self._journal(item.journal) if item.journal is not None else None
         options = workshop.video_fingerprint
         if self._resume and journal is not None and journal.done(item.source, item.output, options):
             return Result(item.source, item.output, "skipped", "done before, unchanged")
-        before = stamp(item.source)
         ours = journal is not None and journal.made(item.output)
         check_free_video(item.output, item.source, overwrite=self._overwrite or ours)
-        plan = plan_video(item.source, item.output, workshop)
+        plan = plan_video(item.source, item.output, workshop, coding.clip)
         kept = self._workshops.kept_besides(workshop, plan.route.memory)
         plan = replace(plan, route=replace(plan.route, memory=plan.route.memory + kept))
         result = self._describe_video(item, plan, (reason,) if reason else ())
@@ -356,8 +355,7 @@ class _Run:
         while self._pending:  # a video's memory is counted as if there were nothing else
             self._settle()
         if not self._resume:
-            forget_segments(item.output)
-        _make_folder(item.output)
+            forget(item.output)
         started = time.perf_counter()
 
         def note(part: Path) -> None:
@@ -370,7 +368,7 @@ class _Run:
             result,
             output_size=made.size,
             seconds=seconds,
-            notes=_said_once((*result.notes, *made.notes)),
+            notes=tuple(dict.fromkeys((*result.notes, *made.notes))),
             video=plan.result_of(made, seconds),
         )
 
@@ -504,21 +502,6 @@ def _promise(cards: Sequence[Card], route: Route, size: Size) -> tuple[str, str]
             return kind, f"tiles of {card.name} equal the whole picture but for a quarter of a level (practical halo)"
         size = (size[0] * card.scale, size[1] * card.scale)
     return kind, ""
-
-
-def _said_once(notes: Sequence[str]) -> tuple[str, ...]:
-    """Each note once; that a clip is interlaced is said with what became of it."""
-    mended = any(note.startswith("interlaced ") for note in notes)
-    return tuple(note for note in dict.fromkeys(notes) if not (mended and note == "interlaced"))
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{output}: its folder can't be made: {error.strerror or error}; choose another place with -o"
-        ) from error
 
 
 def _failure(item: Item, error: BaseException) -> Result:

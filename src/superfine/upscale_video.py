@@ -1,7 +1,6 @@
 """One video of a run: which network and tiles, within which memory, then frame by frame through `video.convert`."""
 
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -13,25 +12,24 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from superfine.clip import Clip, is_still, opened
+from superfine.clip import Clip, is_still, opened, stretch
 from superfine.destination import check_free
-from superfine.encoding import CODECS, CONTAINERS, container_of, plan_encoding
 from superfine.errors import OutputError, SourceError, UsageError
 from superfine.footage import kind_of, open_footage
+from superfine.frames import DEINTERLACED
+from superfine.outputs import check_wishes, frames_folder, output_kind, plan_output, segments_folder
 from superfine.route import Job, Route, Size, Workshop
 from superfine.scenes import margin
-from superfine.video import Converted, convert, output_kind, segments_folder
+from superfine.video import Converted, convert
 
 __all__ = [
     "Coding",
     "Pace",
     "VideoPlan",
     "VideoResult",
-    "begun",
     "check_coding",
     "check_free_video",
     "coding_of_video",
-    "forget_segments",
     "make_video",
     "plan_video",
     "seconds_expected",
@@ -139,6 +137,8 @@ class Coding:
     size: Size
     """(rows, cols) of the frames."""
     lossless: bool
+    clip: Clip | None = None
+    """All of it, where that had to be read to know."""
 
 
 def check_free_video(output: Path, source: Path, *, overwrite: bool) -> None:
@@ -146,7 +146,7 @@ def check_free_video(output: Path, source: Path, *, overwrite: bool) -> None:
     if output_kind(output) != "frames":
         check_free(output, [source], overwrite=overwrite)
         return
-    folder = output.parent if "%" in output.name else output
+    folder = frames_folder(output)
     if segments_folder(output).exists() or overwrite or not folder.is_dir():
         return
     if any(folder.iterdir()):
@@ -155,38 +155,21 @@ def check_free_video(output: Path, source: Path, *, overwrite: bool) -> None:
 
 def check_coding(outputs: Sequence[Path], job: Job) -> None:
     """Raise UsageError where the codec or its quality suits none of the outputs of clips."""
-    if not outputs or (job.codec == "auto" and job.crf is None):
-        return
-    files = [output for output in outputs if output_kind(output) == "video"]
-    if not files:
-        wish = f"--codec {job.codec}" if job.codec != "auto" else f"--crf {job.crf}"
-        raise UsageError(f"{outputs[0]}: {wish} is for video files ({' '.join(CONTAINERS)})")
-    refusals = [_refusal(output, job) for output in files]
-    if all(refusals):
-        raise UsageError(refusals[0])
-
-
-def _refusal(output: Path, job: Job) -> str:
-    """Why a video file can't be coded as asked for; empty where it can, as far as its name says."""
-    container = container_of(output)
-    name = container.codecs[0] if job.codec == "auto" else job.codec
-    codec = CODECS[name]
-    if name not in container.codecs:
-        return f"{output}: {container.name} doesn't hold {name}; it holds {', '.join(container.codecs)}"
-    if job.crf is None:
-        return ""
-    if codec.crf is None:
-        return f"--crf {job.crf}: {name} is lossless and has none"
-    if not codec.best_crf <= job.crf <= codec.worst_crf:
-        return f"--crf {job.crf}: {name} takes {codec.best_crf} (best) to {codec.worst_crf}"
-    return ""
+    refusals: list[UsageError] = []
+    for output in outputs:
+        try:
+            check_wishes(output, job.codec, job.crf)
+        except UsageError as error:
+            refusals.append(error)
+    if refusals and len(refusals) == len(outputs):
+        raise refusals[0]
 
 
 def coding_of_video(source: Path, job: Job) -> Coding:
     """How a clip is coded; of a video file by its header alone. Raises SourceError where it isn't one."""
     if kind_of(source) != "video":
         clip = open_footage(source, rate=job.rate, max_megapixels=job.max_megapixels)
-        return Coding(clip.codec, clip.size, clip.lossless)
+        return Coding(clip.codec, clip.size, clip.lossless, clip)
     with opened(source) as container:
         for stream in container.streams.video:
             context = stream.codec_context
@@ -198,23 +181,29 @@ def coding_of_video(source: Path, job: Job) -> Coding:
     raise SourceError(f"{source}: holds no moving pictures; for sound alone there is nothing to enlarge")
 
 
-def plan_video(source: Path, output: Path, workshop: Workshop) -> VideoPlan:
-    """Read a video's facts and find out how to enlarge it. Raises SourceError, UsageError."""
+def plan_video(source: Path, output: Path, workshop: Workshop, clip: Clip | None = None) -> VideoPlan:
+    """Read a video's facts and find out how to enlarge it. Raises SourceError, UsageError.
+
+    clip: the source, where it's open already.
+    """
     job = workshop.job
-    clip = open_footage(source, rate=job.rate, max_megapixels=job.max_megapixels)
+    clip = open_footage(source, rate=job.rate, max_megapixels=job.max_megapixels) if clip is None else clip
     target = job.target(clip.size, sideways=clip.rotation % 180 != 0)
-    notes, codec, pixel_format, size = clip.notes, output.suffix[1:].lower(), "", target
-    if output_kind(output) == "video":
-        encoding, said = plan_encoding(clip, output, target, codec=job.codec, crf=job.crf)
-        if clip.lossless and encoding.codec.crf is not None:
-            said = (*said, f"lossless {clip.codec} becomes {encoding.codec.name}, which isn't; --codec ffv1 in .mkv is")
-        notes, codec, pixel_format, size = (*notes, *said), encoding.codec.name, encoding.pixel_format, encoding.size
-    route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, codec, 1))
+    first, stop = stretch(clip, job.start, job.end)
+    made = plan_output(clip, output, target, first, stop, codec=job.codec, crf=job.crf)
+    notes = [*clip.notes, *made.notes]
+    if clip.lossless and made.encoding.codec.crf is not None:
+        notes.append(f"lossless {clip.codec} becomes {made.codec}, which isn't; --codec ffv1 in .mkv is")
+    if clip.interlaced and job.interlaced == "deinterlace":
+        notes.append(DEINTERLACED)
+    route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, made.codec, 1))
     if route.frames > 1:
-        route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, codec, route.frames))
+        route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, made.codec, route.frames))
     if len(route.engines) > 1 and any(engine.frames > 1 for engine in route.engines[1:]):
-        notes = (*notes, "the second network sees each frame alone, without its neighbours in time")
-    return VideoPlan(clip, output, workshop, route, _shown(clip, job), notes, codec, pixel_format, size)
+        notes.append("the second network sees each frame alone, without its neighbours in time")
+    return VideoPlan(
+        clip, output, workshop, route, stop - first, tuple(notes), made.codec, made.pixel_format, made.encoding.size
+    )
 
 
 def make_video(
@@ -245,16 +234,6 @@ def make_video(
     return _converted(plan, plan.output, job.start, job.end, tell, whole)
 
 
-def begun(output: Path) -> bool:
-    """Whether there are finished segments of an unfinished output."""
-    return any(segments_folder(output).glob("*.mkv"))
-
-
-def forget_segments(output: Path) -> None:
-    """Throw away what an earlier run left of an unfinished output."""
-    shutil.rmtree(segments_folder(output), ignore_errors=True)
-
-
 def seconds_expected(plan: VideoPlan) -> float:
     """How long a video will take, from a trial of its first frames, written where temporary files go."""
     clip, job = plan.clip, plan.workshop.job
@@ -265,10 +244,8 @@ def seconds_expected(plan: VideoPlan) -> float:
     each = time.perf_counter() - started
     least, most = _TRIAL_FRAMES
     count = min(plan.frames, max(least, min(most, round(_TRIAL_SECONDS / max(each, 1e-6)))))
-    times = [
-        time for time in map(clip.timeline.at, range(len(clip.timeline))) if job.start is None or time >= job.start
-    ]
-    end = times[count] if count < len(times) else job.end
+    first, stop = stretch(clip, job.start, job.end)
+    end = clip.timeline.at(first + count) if first + count < stop else job.end
     with tempfile.TemporaryDirectory(prefix="superfine-") as folder:
         started = time.perf_counter()
         _converted(plan, Path(folder) / plan.output.name, job.start, end)
@@ -303,12 +280,6 @@ def _converted(
         clip=clip,
         whole=whole,
     )
-
-
-def _shown(clip: Clip, job: Job) -> int:
-    """How many frames lie in the stretch that was asked for."""
-    times = (clip.timeline.at(number) for number in range(len(clip.timeline)))
-    return sum((job.start is None or job.start <= time) and (job.end is None or time < job.end) for time in times)
 
 
 def _held(clip: Clip, target: Size, codec: str, frames: int) -> int:

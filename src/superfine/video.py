@@ -7,12 +7,11 @@ are there; a run that was killed goes on from the last one.
 import hashlib
 import json
 import shutil
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.atomic import written_whole
-from superfine.clip import Clip, Timeline, shown_time
+from superfine.clip import Clip, stretch
 from superfine.errors import SourceError, UsageError
 from superfine.footage import open_footage, read_footage
 from superfine.frames import Damaged, Interlaced
@@ -32,9 +31,9 @@ from superfine.outputs import (
     DONE,
     LOCK,
     PLAN,
+    SEGMENT_FRAMES,
     Output,
     PieceWriter,
-    output_kind,
     plan_output,
     segments_folder,
     working_alone,
@@ -42,13 +41,11 @@ from superfine.outputs import (
 from superfine.scenes import margin, windows
 from superfine.segments import writing
 
-__all__ = ["SEGMENT_FRAMES", "Converted", "convert", "output_kind", "segments_folder"]
+__all__ = ["Converted", "begun", "convert", "forget"]
 
 Array = npt.NDArray[np.generic]
 Item = TypeVar("Item")
 
-#: Frames in a segment: what a killed run loses at most.
-SEGMENT_FRAMES: Final = 120
 # Windows that wait for the network, and frames that wait for the encoder.
 _AHEAD: Final = 2
 # Notes about single frames that are told one by one.
@@ -114,11 +111,9 @@ def convert(
     clip = open_footage(source, rate=rate, max_megapixels=max_megapixels) if clip is None else clip
     if source.exists() and output.exists() and output.samefile(source):
         raise UsageError(f"{output}: the output is the source itself; choose another name with -o")
-    first, stop = _stretch(clip, start, end)
-    timeline = _part(clip.timeline, first, stop)
-    made = plan_output(
-        clip, output, size(clip.size), timeline, first, codec=codec, crf=crf, segment_frames=segment_frames
-    )
+    first, stop = stretch(clip, start, end)
+    timeline = clip.timeline.part(first, stop)
+    made = plan_output(clip, output, size(clip.size), first, stop, codec=codec, crf=crf, segment_frames=segment_frames)
     notes = dict.fromkeys([*clip.notes, *made.notes])
     if clip.broken:
         if damaged == "stop":
@@ -183,20 +178,17 @@ def convert(
     )
 
 
-def _stretch(clip: Clip, start: Fraction | None, end: Fraction | None) -> tuple[int, int]:
-    """Numbers of the first frame and of the one after the last."""
-    seconds = [time * clip.timeline.unit for time in clip.timeline.times]
-    first = 0 if start is None else bisect_left(seconds, start)
-    stop = len(seconds) if end is None else bisect_left(seconds, end)
-    if first >= stop:
-        beginning, last = shown_time(seconds[0]), shown_time(seconds[-1])
-        raise UsageError(f"{clip.path}: no frames in that stretch; they are shown from {beginning} to {last}")
-    return first, stop
+def begun(output: Path) -> bool:
+    """Whether there are finished pieces of an unfinished output."""
+    folder = segments_folder(output)
+    return any((folder / name).exists() for name in _listed(folder))
 
 
-def _part(timeline: Timeline, first: int, stop: int) -> Timeline:
-    last = timeline.last if stop == len(timeline) else timeline.times[stop] - timeline.times[stop - 1]
-    return replace(timeline, times=timeline.times[first:stop], last=last)
+def forget(output: Path) -> None:
+    """Throw away what an earlier run left of an unfinished output. Raises OutputError where another writes it now."""
+    if segments_folder(output).exists():
+        with working_alone(output) as folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _gathered(heard: dict[str, None]) -> dict[str, None]:
@@ -260,9 +252,8 @@ def _prepare(folder: Path, plan: str) -> int:
 def _list(piece: Path, frames: int) -> None:
     """Note that a piece is finished, and what it is like."""
     with (piece.parent / DONE).open("a", encoding="utf-8") as file:
-        file.write(
-            f"\n{json.dumps([piece.name, frames, *_facts(piece)])}\n"
-        )  # a crash may have broken the last line off
+        # A crash may have broken the line before off.
+        file.write(f"\n{json.dumps([piece.name, frames, *_facts(piece)])}\n")
 
 
 def _listed(folder: Path) -> dict[str, tuple[int, int, str]]:

@@ -7,7 +7,6 @@ Small frames may go through a codec, all of the stretch in one go, as clips that
 
 import re
 import tempfile
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from superfine.classical.resample import matlab_resize
 from superfine.clip import Clip, shown_time
+from superfine.clip import stretch as frames_within
 from superfine.encoding import CODECS, plan_encoding
 from superfine.errors import SourceError, UsageError
 from superfine.evaluate.pairs import as_bytes
@@ -194,14 +194,7 @@ def open_clip_set(source: Path, scale: int, *, stretch: Stretch | None = None, r
     clip = open_footage(source)
     if min(clip.size) < scale:
         raise SourceError(f"{source}: {clip.size[1]} x {clip.size[0]} leaves nothing at scale {scale}")
-    times = [clip.timeline.at(number) for number in range(len(clip.timeline))]
-    first = 0 if stretch.start is None else bisect_left(times, stretch.start)
-    stop = len(times) if stretch.end is None else bisect_left(times, stretch.end)
-    if first >= stop:
-        raise UsageError(
-            f"{source}: no frames in that stretch; they are shown from {shown_time(times[0])} to"
-            f" {shown_time(times[-1])}"
-        )
+    first, stop = frames_within(clip, stretch.start, stretch.end)
     judged = tuple(range(first, stop, stretch.every))
     last = judged[-1]
     rule = _RULE if crf is None else f"{_RULE} + x264 CRF {crf}"

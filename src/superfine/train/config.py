@@ -29,6 +29,7 @@ __all__ = [
     "CriticConfig",
     "DataConfig",
     "FeaturesConfig",
+    "GuessConfig",
     "OptimizerConfig",
     "SelfSupervisionConfig",
     "Stage",
@@ -41,6 +42,8 @@ __all__ = [
 
 #: Begins the name of a loss between the output, made small again, and the input.
 REDUCED: Final = "reduced_"
+# Tables of the data that say how small pictures are made, and check themselves.
+_MAKING: Final = ("degrade", "kernels", "motion", "recording")
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -181,6 +184,15 @@ class FeaturesConfig(_Table):
     """Of the activations of a published network."""
 
 
+class GuessConfig(_Table):
+    """The network isn't to enlarge, but to tell how far others are off in doing so; its loss is `laplace`."""
+
+    errors_of: str
+    """Whose absolute errors of luma it learns: a shipped network, an exported file or a run's folder, of luma."""
+    networks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """For which its intervals are calibrated, each on pictures that were held out: shipped ones, or exported files."""
+
+
 class TrainConfig(_Table):
     """One run."""
 
@@ -193,6 +205,7 @@ class TrainConfig(_Table):
     teacher: TeacherConfig | None = None
     critic: CriticConfig | None = None
     features: FeaturesConfig | None = None
+    guess: GuessConfig | None = None
     start_from: str | None = None
     """Whose weights are the start where they fit: a shipped network, an exported file, or a run's folder."""
     encoder: str | None = None
@@ -225,6 +238,11 @@ class TrainConfig(_Table):
         return self.stages[-1]
 
     @property
+    def restores(self) -> bool:
+        """Whether small pictures are made worse than reduction makes them."""
+        return self.data.degrade is not None or self.data.recording is not None
+
+    @property
     def learns_by_reduction(self) -> bool:
         """Whether the pictures are small ones without a target, and not made smaller still."""
         return any(name.startswith(REDUCED) and weight for stage in self.stages for name, weight in stage.loss.items())
@@ -250,6 +268,24 @@ class TrainConfig(_Table):
     def _kernels_keep_the_size(self) -> "TrainConfig":
         if self.data.kernels is not None and self.scale != 1:
             raise ValueError("data.kernels gives pictures that are enlarged already; it needs scale = 1")
+        return self
+
+    @model_validator(mode="after")
+    def _guesses(self) -> "TrainConfig":
+        names = {name for stage in self.stages for name, weight in stage.loss.items() if weight}
+        if self.guess is None and "laplace" in names:
+            raise ValueError("a laplace loss needs [guess], which says whose errors are learned")
+        if self.guess is not None:
+            if names != {"laplace"}:
+                raise ValueError(
+                    f"[guess] learns by the loss laplace alone, not by {', '.join(sorted(names)) or 'none'}"
+                )
+            if self.teacher is not None or self.self_supervision is not None or self.restores:
+                raise ValueError(
+                    "[guess] takes clean pictures; leave teacher, self_supervision, degrade and recording out"
+                )
+            if self.data.motion is not None or self.data.kernels is not None or self.scale == 1:
+                raise ValueError("[guess] is for networks that enlarge single pictures; leave motion and kernels out")
         return self
 
     @model_validator(mode="after")
@@ -301,13 +337,9 @@ def to_config(given: dict[str, Any], source: str) -> TrainConfig:
         # A wrong stage also counts as one too few: that is said once.
         faults = [fault for fault in error.errors() if fault["type"] != "too_short"] or error.errors()
         raise TrainingError("\n".join(f"{source}: {_sentence(fault)}" for fault in faults)) from error
-    except UsageError as error:  # of a degradation's or the kernels' own check
-        raise TrainingError(f"{source}: data.{_making(given)}: {error}") from error
-
-
-def _making(given: dict[str, Any]) -> str:
-    """The table that says how small pictures are made."""
-    return "kernels" if "kernels" in given.get("data", {}) else "degrade"
+    except UsageError as error:  # of a table's own check
+        tables = [f"data.{name}" for name in _MAKING if name in given["data"]]
+        raise TrainingError(f"{source}: {' or '.join(tables)}: {error}") from error
 
 
 def _sentence(fault: Any) -> str:

@@ -356,7 +356,19 @@ def _folder_of(name: str, folders: Iterable[str]) -> str:
 
 
 def _least(config: TrainConfig) -> int:
+    """The shortest side of a small picture that patches are cut from."""
     return max(stage.patch for stage in config.stages)
+
+
+def _least_judged(config: TrainConfig) -> int:
+    """The same for what judges: of a picture that is made to move, its middle does."""
+    motion = config.data.motion
+    return _LEAST_SIDE if motion is None else _LEAST_SIDE + 2 * _around(motion)
+
+
+def _around(motion: Motion) -> int:
+    """Small pixels around a patch that are needed to let it move."""
+    return motion.reach + _BICUBIC_MARGIN
 
 
 def _key(config: TrainConfig, sides: Split) -> str:
@@ -448,7 +460,7 @@ def _write_alone(
 ) -> Floats:
     """Write small pictures without their large partners; returns the kernel of each, (pictures, n, n)."""
     scale = _scale_alone(config)
-    least = _LEAST_SIDE if judged else _least(config)
+    least = _least_judged(config) if judged else _least(config)
     kernels: list[Floats] = []
     for source in side:
         try:
@@ -487,7 +499,7 @@ def _write_source(
     *,
     judged: bool,
 ) -> None:
-    least, scale = _LEAST_SIDE if judged else _least(config), config.scale
+    least, scale = _least_judged(config) if judged else _least(config), config.scale
     try:
         whole = decode(source.large)
         small = None if source.small is None else decode(source.small)
@@ -592,7 +604,7 @@ def _moving_batch(pictures: Pictures, config: TrainConfig, motion: Motion, step:
     stage, scale = config.stage_at(step), pictures.scale
     picture, top, left, *ways = _drawn_places(pictures, config.seed, step, stage)
     begin, rows, cols, second = pictures.table[picture].T
-    margin = motion.reach + _BICUBIC_MARGIN
+    margin = _around(motion)
     corner, side = (top * scale, left * scale), (stage.patch * scale, margin * scale)
     where = (begin, rows * scale, cols * scale)
     luma = _luma(_cut(pictures.flat, where, corner, *side))
@@ -847,7 +859,7 @@ def whole_pairs(pictures: Pictures, config: TrainConfig) -> Iterator[Pair]:
 
 def _moving_pairs(pictures: Pictures, config: TrainConfig, motion: Motion) -> Iterator[Pair]:
     """The middle square of each picture as a window, (frames, h, h, 3) of grey, and its middle frame."""
-    scale, edge, grid = config.scale, motion.reach + _BICUBIC_MARGIN, NETS[config.net].multiple_of
+    scale, edge, grid = config.scale, _around(motion), NETS[config.net].multiple_of
     for place, (name, (begin, rows, cols, _)) in enumerate(zip(pictures.names, pictures.table.tolist(), strict=True)):
         whole = pictures.pixels(begin, rows * scale, cols * scale)
         side = (min(rows, cols) - 2 * edge) // grid * grid + 2 * edge

@@ -101,7 +101,7 @@ def new_card(config: TrainConfig, name: str, features: str = "") -> Card:
             frames=facts.frames,
             fp32_end=facts.fp32_end,
             bytes_per_pixel=facts.bytes_per_pixel * config.scale**2,
-            restoring=config.data.degrade is not None or config.data.recording is not None,
+            restoring=config.restores,
             **written,
         )
     except TypeError as error:

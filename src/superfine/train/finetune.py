@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from superfine.errors import TrainingError
 from superfine.train.config import TrainConfig, changed, to_config
@@ -11,6 +11,7 @@ from superfine.train.export import export, new_card
 from superfine.train.listener import Listener, Score
 from superfine.train.loop import train
 from superfine.train.nets import NETS
+from superfine.train.nets.null_space import NullSpace
 from superfine.train.pretrained import Pretrained, load_pretrained
 from superfine.train.score import TorchEngine, score
 
@@ -65,7 +66,7 @@ def tuning(pretrained: Pretrained, changes: Sequence[str] = ()) -> TrainConfig:
         "net": pretrained.net,
         "scale": pretrained.scale,
         "start_from": pretrained.source,
-        "data": {"test": 0.2} | ({"degrade": {}} if pretrained.restoring else {}),
+        "data": {"test": 0.2} | _making(pretrained),
         "stages": [{"steps": 2000, "loss": {"l1": 1.0}}],
         "optimizer": {"rate": 2e-4, "warm_up": 100},
         "validate_every": 500,
@@ -76,3 +77,12 @@ def tuning(pretrained: Pretrained, changes: Sequence[str] = ()) -> TrainConfig:
         },
     }
     return to_config(changed(given, changes), "--set" if changes else pretrained.source)
+
+
+def _making(pretrained: Pretrained) -> dict[str, dict[str, Any]]:
+    """How small pictures are made: as the network has seen them, as far as it is known."""
+    if NETS[pretrained.net].frames == 1:
+        return {"degrade": {}} if pretrained.restoring else {}
+    net = pretrained.build()
+    motion = {"reducer": net.reducer} if isinstance(net, NullSpace) else {}
+    return {"motion": motion} | ({"recording": {}} if pretrained.restoring else {})

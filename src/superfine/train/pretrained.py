@@ -69,7 +69,7 @@ def load_pretrained(source: str) -> Pretrained:
             str(state),
             config.net,
             config.scale,
-            config.data.degrade is not None or config.data.recording is not None,
+            config.restores,
             net.folded().state_dict(),
         )
     found = find_model(source)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from superfine.atomic import written_whole
-from superfine.errors import TrainingError
+from superfine.errors import TrainingError, UsageError
 from superfine.train.config import OptimizerConfig, TrainConfig
 from superfine.train.nets import NETS
 from superfine.train.nets.critics import CRITICS
@@ -46,12 +46,26 @@ class State:
 
 
 def begin(config: TrainConfig) -> State:
-    """A run at step 0; `config.start_from` lends the weights that fit."""
+    """A run at step 0; `config.start_from` lends the weights that fit.
+
+    Raises TrainingError where the config doesn't fit the net, UsageError where its data are frames and the net sees one
+    picture, or the other way round.
+    """
     torch.manual_seed(config.seed)
     net = build(config.net, config.scale)
     grid = NETS[config.net].multiple_of
     if wrong := [stage.patch for stage in config.stages if stage.patch % grid]:
         raise TrainingError(f"stages: a patch of {wrong[0]} px is no multiple of {grid}, which {config.net} wants")
+    frames = NETS[config.net].frames
+    if frames > 1 and config.data.motion is None:
+        raise UsageError(
+            f"{config.net} sees {frames} frames, and the recipe's pictures stand still; give it [data.motion]"
+        )
+    if frames == 1 and config.data.motion is not None:
+        raise UsageError(
+            f"{config.net} sees one picture at a time, and [data.motion] makes frames; leave it out, or choose a net"
+            f" that sees several: {', '.join(name for name, card in NETS.items() if card.frames > 1)}"
+        )
     if config.start_from is not None:
         load_pretrained(config.start_from).lend_to(net)
     if config.encoder is not None:

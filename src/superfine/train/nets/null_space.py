@@ -38,7 +38,7 @@ class NullSpace(Net):
 
     def __init__(self, inner: Net, reducer: Reducer) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.reducer = inner, reducer
         self.scale, self.colour, self.frames = inner.scale, inner.colour, inner.frames
         line = _line(reducer, self.scale)
         self.register_buffer("reduce", _reducing(line), persistent=False)
