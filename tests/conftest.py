@@ -1,10 +1,16 @@
 """What every test gets without asking."""
 
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+# Processes side by side share the cores: with threads of BLAS and torch in each of them, all wait for one another.
+# They are read where NumPy is first imported, so before any test is.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

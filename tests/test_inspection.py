@@ -308,7 +308,9 @@ def blurred(sigma: float, pixels: Any = PHOTO) -> Any:
     return np.rint(soft).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+@pytest.mark.parametrize(
+    "name", ["astronaut", *(pytest.param(name, marks=pytest.mark.slow) for name in ("coffee", "chelsea"))]
+)
 def test_more_blur_never_gets_better_advice(name: str) -> None:
     photo = getattr(data, name)()[:400, :400]
     for sigma in (1.5, 3, 5, 10, 20):

@@ -366,6 +366,7 @@ def test_nets_of_pictures_are_judged_beside_the_kernel(folders, tmp_path, method
     assert card.halo in (kind.radius + 3, kind.radius + 4)  # 3.5 may be 3 whole pixels or 4
 
 
+@pytest.mark.slow
 def test_training_brings_it_nearer(folders):
     pairs, _ = read_pairs(*folders)
     fit = fit_kernel(planes((3.5, 3.5)))

@@ -166,7 +166,7 @@ class OpenVINOEngine:
         return "bf16" if self.precision == "bf16" and not deep else "fp32"
 
     def __call__(self, pixels: Array) -> Array:
-        _check_given(pixels, self.frames)
+        _check_given(pixels, self)
         if pixels.dtype == np.uint8 and self.model.card.fp32_end:
             output, total = self._infer(pixels, self.precision)
             if not np.isfinite(total) and self.precision != "fp32":
@@ -282,7 +282,7 @@ class OnnxRuntimeEngine:
         return "int8" if b"QuantizeLinear" in self.model.content else "fp32"
 
     def __call__(self, pixels: Array) -> Array:
-        _check_given(pixels, self.frames)
+        _check_given(pixels, self)
         return _in_kind(self.model, lambda unit, precision: self._infer(unit), pixels, "fp32")
 
     def _infer(self, unit: npt.NDArray[np.float32]) -> Array:
@@ -316,7 +316,7 @@ class FixedSizeEngine:
         return self._inner.precision_for(dtype)
 
     def __call__(self, pixels: Array) -> Array:
-        _check_given(pixels, self.frames)
+        _check_given(pixels, self)
         sides = self.model.card.rows, self.model.card.cols
         return covered(pixels, sides, self.scale, 2 * self.halo, self._inner)
 
@@ -473,11 +473,18 @@ def _check_ports(model: Model, inputs: list[list[int | None]], outputs: list[lis
             raise ModelError(f"{model.source}: its {port} is ({shape}); superfine runs networks on {wanted}")
 
 
-def _check_given(pixels: Array, frames: int) -> None:
+def _check_given(pixels: Array, engine: "NetworkEngine") -> None:
+    frames, grid = engine.frames, engine.multiple_of
     if pixels.ndim != 4 or pixels.shape[0] != frames or pixels.shape[3] != 3 or 0 in pixels.shape:
         cure = "`engine.still` makes a clip of a picture, " if frames > 1 else ""
         cure += "`channels.for_channels` takes grey and alpha"
         raise ShapeError(f"want ({frames}, h, w, 3), got {pixels.shape}; {cure}")
+    # Off its grid a network may make nothing at all, and OpenVINO crash at the next such call.
+    if engine.model.card.rows == 0 and (pixels.shape[1] % grid or pixels.shape[2] % grid):
+        raise ShapeError(
+            f"{engine.model.card.name}: want sides that are multiples of {grid}, got {pixels.shape[1]} x "
+            f"{pixels.shape[2]}; `upscale` takes any, or pad by the edge"
+        )
 
 
 def _check_made(model: Model, given: tuple[int, ...], made: tuple[int, ...]) -> None:

@@ -54,9 +54,11 @@ def tiff_bomb(side: int) -> bytes:
 
 
 def png_text_bomb(megabytes: int) -> bytes:
-    """A tiny picture with text that unpacks to many megabytes."""
-    packer, block = zlib.compressobj(9), bytes(1_000_000)
-    packed = b"".join(packer.compress(block) for _ in range(megabytes)) + packer.flush()
+    """A tiny picture with text that unpacks to many megabytes, of which one is packed and repeated."""
+    packer = zlib.compressobj(9, wbits=-15)
+    packed = packer.compress(bytes(1_000_000)) + packer.flush(zlib.Z_FULL_FLUSH)
+    adler = struct.pack(">HH", megabytes * 1_000_000 % 65521, 1)  # that of zeros
+    packed = b"\x78\xda" + megabytes * packed + b"\3\0" + adler
     return png(noise(5, 7, 3), extra=chunk(b"zTXt", b"Comment\0\0" + packed))
 
 
