@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from superfine.classical.resample import matlab_resize
 from superfine.errors import OutputError, ShapeError, SourceError, SuperfineError, UsageError
 from superfine.evaluate import compare as module
 from superfine.evaluate.compare import (
-    colour_map,
     compare,
     default_models,
     difference,
@@ -33,6 +32,7 @@ from superfine.evaluate.compare import (
 )
 from superfine.evaluate.methods import open_method
 from superfine.evaluate.page import best_of, escape, html_number, is_best, number, page
+from superfine.heat import colour_map, heated
 from superfine.models import list_models
 
 HOSTILE = "\"><img src=x onerror=alert(1)>'&.png"
@@ -262,6 +262,44 @@ def test_the_page_carries_the_very_pixels():
     facts = json.loads(html.texts["script"][0])
     assert (facts["rows"], facts["cols"], facts["whole"]) == (120, 160, True)
     assert pixels_of(images[-1]["src"]).tolist()[0][0] == colour_map()[0].tolist()  # the exact one has no difference
+
+
+def guess_of(sha256):
+    """Intervals for the method BRIGHTER alone: as wide as the column's number."""
+    known = replace(BRIGHTER, sha256="b" * 64).sha256
+    return (
+        (lambda small: np.tile(np.arange(2.0 * small.shape[1]), (2 * small.shape[0], 1))) if sha256 == known else None
+    )
+
+
+def test_a_button_shows_where_it_is_a_guess(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "find_guess", guess_of)
+    sure = replace(BRIGHTER, name="sure", sha256="b" * 64)
+    Image.fromarray(crop()).save(tmp_path / "clean.png")
+    found = compare(tmp_path / "clean.png", [SQUARES, sure])
+    widths = np.tile(np.arange(160.0), (120, 1))
+    assert found.outputs[0].half_widths is None
+    np.testing.assert_array_equal(found.outputs[1].half_widths, widths)
+    html = Found(found.html())
+    plain, other = html.all("img")[:2]
+    assert "data-heat" not in plain
+    np.testing.assert_array_equal(pixels_of(other["data-heat"]), heated(found.outputs[1].pixels, widths))
+    assert [each["aria-pressed"] for each in html.all("button") if each.get("id") == "guess"] == ["false"]
+    assert "Of sure: half-widths" in found.html()
+
+
+def test_without_intervals_there_is_no_such_button(monkeypatch, tmp_path):
+    """Not for methods that nothing was calibrated for, and for none where the source is lossy."""
+    monkeypatch.setattr(module, "find_guess", guess_of)
+    Image.fromarray(crop()).save(tmp_path / "lossy.jpg")
+    for source, methods in (
+        (crop(), [SQUARES, BRIGHTER]),
+        (tmp_path / "lossy.jpg", [SQUARES, replace(BRIGHTER, sha256="b" * 64)]),
+    ):
+        found = compare(source, methods)
+        assert [output.half_widths for output in found.outputs] == [None, None]
+        assert not [each for each in Found(found.html()).all("button") if each.get("id") == "guess"]
+        assert "half-widths" not in found.html()
 
 
 def test_maps_of_small_pictures_are_made_of_squares():

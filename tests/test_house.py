@@ -8,7 +8,8 @@ import sys
 import tomllib
 import types
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,14 @@ def packages(requirements: list[str]) -> set[str]:
     return {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in requirements}
 
 
+@cache
+def owners_of_modules() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
 def foreign(names: Iterator[str]) -> set[str]:
     """The packages of which the modules are, without superfine and the standard library."""
-    owners = importlib.metadata.packages_distributions()
+    owners = owners_of_modules()
     tops = {name.partition(".")[0] for name in names} - {"superfine"} - sys.stdlib_module_names
     absent = {"cv2": "opencv-contrib-python-headless", "DISTS_pytorch": "dists-pytorch"}
     return {owner.lower().replace("_", "-") for top in tops for owner in owners.get(top, [absent.get(top, top)])}

@@ -14,7 +14,17 @@ import pytest
 from fakes import clip_network, onnx_network
 from superfine.engine import load_model
 from superfine.errors import ModelError, UsageError
-from superfine.models import CLASSICAL, Card, card_to_text, families, find_model, list_models, read_model, with_card
+from superfine.models import (
+    CLASSICAL,
+    Card,
+    card_to_text,
+    families,
+    find_model,
+    list_guesses,
+    list_models,
+    read_model,
+    with_card,
+)
 
 SHIPPED = list_models()
 each_model = pytest.mark.parametrize("model", SHIPPED, ids=lambda model: model.card.name)
@@ -64,6 +74,7 @@ def test_a_card_comes_back_as_it_was(write):
         bytes_per_pixel=77, summary='a "quoted"\nline', colour="luma", parameters=12, licence="Apache-2.0",
         training_data="photos", recipe="recipes/x.toml", psnr={"Set5": 37.5}, protocol="Y", net="plain", restoring=True,
         rows=64, cols=96, needs_fp32=True, losses="1 l1", source="a.pth, sha256 0", frames=5,
+        errors_of="balanced-x3", calibration={"share": 0.9},
     )  # fmt: skip
     plain = Card(name="a", scale=1, halo=0)
     assert [name for name in asdict(card) if getattr(card, name) == getattr(plain, name)] == []
@@ -166,6 +177,8 @@ def test_a_file_without_a_card(write, content):
                 "summary": None,
                 "licence": {},
                 "halo_kind": 3,
+                "calibration": 5,
+                "errors_of": {},
             }.items()
         ],
         (GOOD | {"psnr": {"Set5": "much"}}, "its card says psnr = .*, want numbers of dB"),
@@ -211,6 +224,13 @@ def test_a_family_a_member_and_a_file(tmp_path):
     assert (read.card, read.sha256) == (fast_x2.card, fast_x2.sha256)
 
 
+def test_a_network_that_expects_errors_is_no_enlarger(write):
+    path = write(file_with(GOOD | {"errors_of": "fast-x2"}))
+    with pytest.raises(UsageError, match=r"mine\.onnx: enlarges nothing, it tells how far fast-x2 may be off"):
+        find_model(str(path))
+    assert not {model.card.name for model in list_guesses()} & {model.card.name for model in SHIPPED}
+
+
 def test_an_unknown_name_says_which_there_are():
     with pytest.raises(
         UsageError, match=f"no model 'slow'; there are .*fast, .*fast-x2, .*{', '.join(CLASSICAL)}, and any .onnx"
@@ -239,7 +259,7 @@ def test_shipped_cards_are_complete(model):
     """Fails until the final weights are in: nothing is shipped without licence, data, recipe and measured dB."""
     card = model.card
     # Facts that may be no, and from 8 bits training can't go on.
-    free = {"restoring", "fp32_end", "needs_fp32", "rows", "cols", "source", "losses"} | (
+    free = {"restoring", "fp32_end", "needs_fp32", "rows", "cols", "source", "losses", "errors_of", "calibration"} | (
         {"net"} if "int8" in card.name else set()
     )
     # What finishes another's enlargement has no dB of its own.

@@ -193,6 +193,34 @@ def test_the_mouse_drags_the_divider(browser, page):
         assert visit.at() == pytest.approx(80, abs=0.3)
 
 
+def test_where_it_is_a_guess(browser, tmp_path, monkeypatch):
+    """A button turns the layers over, and the crops with them, and back again."""
+
+    def guess_of(sha256):
+        return (lambda small: np.full((2 * small.shape[0], 2 * small.shape[1]), 64.0)) if sha256 else None
+
+    monkeypatch.setattr(module, "find_guess", guess_of)
+    compare(data.coffee()[100:180, 100:200], ["bicubic", "fast"]).save(tmp_path / "guess.html")
+    with Visit(browser, tmp_path / "guess.html") as visit:
+        layer, button = visit.page.locator(".stage img").nth(1), visit.page.locator("#guess")
+        legend, crop = visit.page.locator(".guess"), visit.page.locator(".views canvas").nth(1)
+        before = layer.get_attribute("src"), visit.page.locator(".stage img").nth(0).get_attribute("src")
+        seen = crop.screenshot()
+        assert not legend.is_visible()
+        button.click()
+        visit.page.wait_for_selector(".stage[data-guess=true]")
+        assert button.get_attribute("aria-pressed") == "true"
+        assert layer.get_attribute("src") != before[0]
+        assert visit.page.locator(".stage img").nth(0).get_attribute("src") == before[1]
+        assert legend.is_visible()
+        assert crop.screenshot() != seen
+        button.click()
+        visit.page.wait_for_selector(".stage[data-guess=false]")
+        assert button.get_attribute("aria-pressed") == "false"
+        assert layer.get_attribute("src") == before[0]
+        assert not legend.is_visible()
+
+
 def test_the_keyboard_moves_the_divider(browser, page):
     with Visit(browser, page) as visit:
         slider = visit.page.get_by_role("slider")

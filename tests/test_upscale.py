@@ -244,12 +244,12 @@ def test_a_folder_of_both_kinds_gets_both_networks_each_opened_once(
     (tmp_path / "in" / "d.jpg").rename(tmp_path / "in" / "d.png")
     opened = shelf()
     report = superfine.upscale_path(tmp_path / "in", tmp_path / "out")
-    assert {result.source.name: (result.model, result.notes) for result in report.results} == {
-        "a.png": ("balanced-x2", ("auto chose balanced for lossless PNG",)),
-        "b.jpg": ("photo-x2", ("auto chose photo for lossy JPEG",)),
-        "c.png": ("balanced-x2", ("auto chose balanced for lossless PNG",)),
-        "d.png": ("photo-x2", ("auto chose photo for lossy JPEG",)),
-        "e.webp": ("balanced-x2", ("auto chose balanced for lossless WEBP",)),
+    assert {result.source.name: (result.model, result.notes[0]) for result in report.results} == {
+        "a.png": ("balanced-x2", "auto chose balanced for lossless PNG"),
+        "b.jpg": ("photo-x2", "auto chose photo for lossy JPEG"),
+        "c.png": ("balanced-x2", "auto chose balanced for lossless PNG"),
+        "d.png": ("photo-x2", "auto chose photo for lossy JPEG"),
+        "e.webp": ("balanced-x2", "auto chose balanced for lossless WEBP"),
     }
     assert opened == ["balanced-x2", "photo-x2"]
     for name, level in (("a.png", BALANCED), ("b.jpg", PHOTO), ("d.png", PHOTO), ("e.webp", BALANCED)):

@@ -104,7 +104,8 @@ def test_a_video_goes_beside_its_source_with_all_its_streams(tmp_path: Path) -> 
     assert (made.frames, made.computed, made.resumed, made.codec, made.pixel_format) == (25, 25, 0, "h264", "yuv420p")
     assert (made.duration, made.fps) == (1.0, 25.0)
     assert made.speed > 0
-    assert {path.name for path in tmp_path.iterdir()} == {source.name, result.output.name}
+    record = f"{result.output.name}.superfine.json"
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, result.output.name, record}
 
 
 def test_every_pixel_of_a_lossless_clip_is_what_it_should_be(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ __all__ = [
     "TooLargeError",
     "TrainingError",
     "UsageError",
+    "Verification",
     "VideoResult",
     "compare",
     "convert",
@@ -72,6 +73,7 @@ __all__ = [
     "shift_image",
     "upscale",
     "upscale_path",
+    "verify",
 ]
 
 
@@ -86,11 +88,13 @@ _LATER = {
     "convert": "superfine.conversion",
     "evaluate_path": "superfine.evaluate.benchmark",
     "Registration": "superfine.classical.register",
+    "Verification": "superfine.verify",
     "fuse_frames": "superfine.burst",
     "inspect": "superfine.inspection",
     "inspect_clip": "superfine.clip_inspection",
     "register": "superfine.classical.register",
     "shift_image": "superfine.classical.shift",
+    "verify": "superfine.verify",
 }
 if TYPE_CHECKING:
     from superfine.burst import fuse_frames
@@ -102,6 +106,7 @@ if TYPE_CHECKING:
     from superfine.evaluate.compare import Comparison, compare
     from superfine.evaluate.evaluation import Evaluation
     from superfine.inspection import Inspection, inspect
+    from superfine.verify import Verification, verify
 
 
 def __dir__() -> list[str]:

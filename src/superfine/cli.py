@@ -6,11 +6,12 @@ import sys
 from dataclasses import asdict
 from fractions import Fraction
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_adapt, cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train
+from superfine import cli_adapt, cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train, cli_verify
 from superfine.errors import SuperfineError, UsageError
 from superfine.interrupt import heeded
 from superfine.terminal import one_line
@@ -84,6 +85,10 @@ app.command(
     epilog="Examples:  superfine adapt old.png -o large.png   |   superfine adapt scan.tif -o scan-x4.tif --scale 4"
     " --kernel-out blur.png   |   superfine adapt plate.png -o plate-x2.png --kernel psf.npy",
 )(cli_adapt.adapt)
+app.command(
+    "verify",
+    epilog="Examples:  superfine verify photo_x2.png   |   superfine verify photo_x2.png --source photo.png",
+)(cli_verify.verify)
 app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
     cli_judge.inspect
 )
@@ -191,6 +196,30 @@ def upscale(
         str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, directml, coreml.")
     ] = "openvino",
     precision: Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")] = "auto",
+    consistent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPERATOR",
+            help="The result, made small again by matlab-bicubic, bicubic, box or a kernel's file, is the source.",
+            show_default=False,
+        ),
+    ] = None,
+    guess_map: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MAP.png",
+            help="Write how far each pixel may be off, in 9 of 10 cases, and the same as heat over the result.",
+            show_default=False,
+        ),
+    ] = None,
+    ensemble: Annotated[
+        bool,
+        typer.Option("--ensemble", help="The mean over all flips and rotations: a little better, eight times as long."),
+    ] = False,
+    provenance: Annotated[
+        bool,
+        typer.Option("--provenance/--no-provenance", help="Leave a record of how it was made, for `superfine verify`."),
+    ] = True,
     memory: Annotated[
         float | None,
         typer.Option(metavar="GB", help="Memory to stay below; half of the machine's by default.", show_default=False),
@@ -250,6 +279,9 @@ def upscale(
                 sharpness=sharpness,
                 engine=engine,
                 precision=precision,  # type: ignore[arg-type]
+                consistent=consistent,
+                ensemble=ensemble,
+                provenance=provenance,
                 memory_gb=memory,
                 file_format=file_format,
                 quality=quality,
@@ -265,7 +297,14 @@ def upscale(
                 rate=None if rate is None else _rate(rate),
             )
             report = upscale_path(
-                sources, output, job=job, resume=resume, overwrite=overwrite, dry_run=dry_run, progress=listener
+                sources,
+                output,
+                job=job,
+                guess_map=guess_map,
+                resume=resume,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                progress=listener,
             )
     except KeyboardInterrupt:
         _stop("stopped; what is finished stays, and the same command goes on with the rest", 130)

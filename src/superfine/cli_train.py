@@ -123,6 +123,14 @@ def export(
         ),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16: half the size.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a run that learned errors: the folder that its training named; intervals are calibrated on what"
+            " it held out.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")] = False,
 ) -> None:
     """Write a trained run as one .onnx file, folded, with its card inside."""
@@ -134,7 +142,7 @@ def export(
 
     from superfine.train.export import export_run
 
-    card = export_run(run, output, {name: Path(folder) for name, _, folder in named}, half=half)
+    card = export_run(run, output, {name: Path(folder) for name, _, folder in named}, half=half, root=data)
     reached = "".join(f", {name} {dB:.2f} dB" for name, dB in card.psnr.items())
     typer.echo(
         json.dumps(asdict(card)) if as_json else f"{output}: {card.name}, {card.parameters:,} parameters{reached}"

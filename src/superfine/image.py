@@ -23,8 +23,9 @@ from superfine.atomic import written_whole
 from superfine.errors import MissingExtraError, OutputError, SourceError, TooLargeError, UsageError
 from superfine.exif import Block, Tag, add_to_tiff, exif_block, pack_exif, tiff_block, with_size
 from superfine.interrupt import raise_if_asked
-from superfine.pngtext import XMP_KEYWORD, append_chunks, text_chunks, xmp_chunk
+from superfine.pngtext import XMP_KEYWORD, append_chunks, text_chunks, xmp_chunk, xmp_in
 from superfine.rowstream import RowStream
+from superfine.xmp import without_record
 
 __all__ = [
     "FORMATS",
@@ -155,6 +156,8 @@ class Picture:
     notes: tuple[str, ...]
     """What a person should know about how the file was read."""
     white: float = field(repr=False)
+    bounded: bool = field(repr=False)
+    """Float colours outside of black and white are an error."""
     turned: bool = field(repr=False)
     """The pixels are no longer as stored: the orientation tag was obeyed."""
     header: Any = field(repr=False, compare=False)
@@ -181,7 +184,7 @@ class Picture:
         """The pixels from top to bottom, `rows` at a time; float colours are divided by the white level.
 
         Raises SourceError where the file breaks off, was changed or removed since it was opened, or
-        holds colours outside 0..white or alpha outside 0..1.
+        holds colours outside 0..white or alpha outside 0..1, if `bounded`.
         """
         with _Reading(self.path):
             image = _open(self.path, pixels=True)
@@ -201,12 +204,18 @@ class Picture:
 
 
 def open_picture(
-    path: Path, *, max_megapixels: float = MAX_MEGAPIXELS, white: float | None = None, upright: bool = False
+    path: Path,
+    *,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    white: float | None = None,
+    upright: bool = False,
+    bounded: bool = True,
 ) -> Picture:
     """Read a picture's facts; no pixel is decoded yet, but for float TIFF, whose range is checked.
 
     white: the level of white in a float TIFF's colours, 1 unless given. upright: turn the
-    pixels as the orientation tag says. Raises SourceError, TooLargeError, or
+    pixels as the orientation tag says. bounded: float colours lie between black and white, which those
+    of enlargements don't. Raises SourceError, TooLargeError, or
     MissingExtraError for HEIC without its extra.
     """
     image, entry, lossless, tags = _opened(path)
@@ -245,11 +254,12 @@ def open_picture(
         orientation=1 if upright else orientation,
         notes=tuple(notes),
         white=1.0 if white is None else white,
+        bounded=bounded,
         turned=turned,
         header=ready,
         tags=tags,
     )
-    if dtype == _F32:
+    if dtype == _F32 and bounded:
         for _ in picture.bands():  # every value is looked at before work begins
             pass
     return picture
@@ -302,6 +312,7 @@ def plain_picture(path: Path, shape: Shape, dtype: np.dtype[Any], bits: int) -> 
         orientation=1,
         notes=(),
         white=1.0,
+        bounded=True,
         turned=False,
         header=_vips().Image.black(1, 1),
         tags={},
@@ -316,6 +327,8 @@ def save_picture(
     *,
     like: Picture,
     quality: int | None = None,
+    xmp: bytes | None = None,
+    seal: Callable[[Path], None] = lambda part: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> None:
     """Encode bands of rows; `path` appears whole or not at all.
@@ -323,16 +336,20 @@ def save_picture(
     bands: (any rows, cols, channels) arrays of `dtype` that add up to `shape`.
     Metadata is taken from `like`; its dots per inch grow with the picture.
     quality: 1..100 for lossy formats; without it lossless sources stay lossless
-    in WebP, and JPEG gets 95. whole: called with the finished temporary file,
-    before it is renamed. Raises OutputError; errors of `bands` pass through.
+    in WebP, and JPEG gets 95. xmp: a packet instead of that of `like`, whose record of how it
+    was made isn't true of the new pixels and is left out. seal: called with the encoded temporary
+    file, which it may change; whole: with the finished one, before it is renamed.
+    Raises OutputError; errors of `bands`, `seal` and `whole` pass through.
     """
     entry = format_of(path)
+    like = _with_xmp(like, xmp)
     try:
         with written_whole(path, whole) as part:
             if entry.name == "heic":
                 _save_heic(part, bands, shape, dtype, like, quality)
             else:
                 _encode(part, bands, shape, dtype, like, entry, quality)
+            seal(part)
     except OSError as error:
         full = shutil.disk_usage(path.parent).free < _FULL_DISK
         reason = "the disk is full" if full else error.strerror or error
@@ -367,6 +384,27 @@ def streamed(shape: Shape, dtype: np.dtype[Any], bands: Iterable[Array]) -> Iter
             raise OSError(None, plain_reason(error)) from error
     if failures:
         raise failures[0]
+
+
+def xmp_of(picture: Picture) -> bytes | None:
+    """The XMP packet that a picture brings. Raises SourceError where its file is gone."""
+    if picture.format.name == "png":  # of which libvips doesn't read what stands after the pixels
+        with _Reading(picture.path):
+            packets = filter(None, map(xmp_in, text_chunks(picture.path)))
+            if (packet := next(packets, None)) is not None:
+                return packet
+    return bytes(picture.header.get("xmp-data")) if picture.header.get_typeof("xmp-data") else None
+
+
+def _with_xmp(like: Picture, xmp: bytes | None) -> Picture:
+    """`like` with another packet, else with its own but for the record in it; as its header has it then."""
+    own = xmp_of(like) if xmp is None else None
+    packet = xmp if own is None else without_record(own)
+    if packet is None:
+        return like
+    header = like.header.copy()
+    header.set_type(_vips().GValue.blob_type, "xmp-data", packet)
+    return replace(like, header=header)
 
 
 def _encode(
@@ -643,6 +681,8 @@ def _in_range(band: Array, picture: Picture) -> Array:
     values = band.astype(np.float32)
     colours, alpha = np.split(values, [band.shape[2] - picture.alpha], axis=2)
     colours /= np.float32(picture.white)
+    if not picture.bounded:
+        return values
     low, high = float(colours.min()), float(colours.max())
     if not (low >= 0 and high <= 1):  # NaN fails both
         white = picture.white

@@ -27,6 +27,7 @@ __all__ = [
     "families",
     "find_model",
     "has_card",
+    "list_guesses",
     "list_models",
     "read_file",
     "read_model",
@@ -46,6 +47,8 @@ _CARD = "superfine"  # the key of the card in the file's metadata
 _LARGEST_FILE = 2**31 - 1
 # Far more than any network looks at; a video holds eight times as many in memory.
 _MOST_FRAMES = 63
+# Of fields that are neither whole numbers nor texts.
+_KINDS = {"fp32_end": bool, "needs_fp32": bool, "restoring": bool, "psnr": dict, "calibration": dict}
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
 
 
@@ -91,6 +94,10 @@ class Card:
     psnr: dict[str, float] = field(default_factory=dict)
     """Test set -> dB, measured as `protocol` says."""
     protocol: str = ""
+    errors_of: str = ""
+    """Whose errors it expects, for `--guess-map`; empty for networks that enlarge."""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """Of one that expects errors: from its codes to intervals, for which networks; `guess.calibrations` reads it."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +137,28 @@ def list_models() -> tuple[Model, ...]:
     return tuple(_checked(entry.read_bytes(), entry.name) for entry in files)
 
 
+@cache
+def list_guesses() -> tuple[Model, ...]:
+    """The networks that the package ships to tell how far others may be off, by name."""
+    shelf = resources.files("superfine") / "assets" / "guesses"
+    if not shelf.is_dir():
+        return ()
+    files = sorted((entry for entry in shelf.iterdir() if entry.name.endswith(".onnx")), key=lambda entry: entry.name)
+    return tuple(_checked(entry.read_bytes(), entry.name) for entry in files)
+
+
 def find_model(name: str) -> list[Model]:
     """The networks of a name, one for each scale: a family (`fast`), one of it (`fast-x2`), or a file.
 
     Raises UsageError with the names that there are, ModelError for a file that is none.
     """
     if name.lower().endswith(".onnx"):
-        return [read_model(Path(name))]
+        model = read_model(Path(name))
+        if model.card.errors_of:
+            raise UsageError(
+                f"{name}: enlarges nothing, it tells how far {model.card.errors_of} may be off; name that one"
+            )
+        return [model]
     if name == "auto":
         raise UsageError(f"`auto` is chosen for each picture by its file; here name a model, such as {families()[0]}")
     shipped = list_models()
@@ -237,9 +259,7 @@ def _card(given: Any, source: str) -> Card:
         if type(value) is not int or not low <= value <= 10**9:
             raise ModelError(f"{source}: its card says {name} = {value!r}, want a whole number from {low}")
     for name, value in given.items():
-        if name not in lowest and not isinstance(
-            value, {"fp32_end": bool, "needs_fp32": bool, "restoring": bool, "psnr": dict}.get(name, str)
-        ):
+        if name not in lowest and not isinstance(value, _KINDS.get(name, str)):
             raise ModelError(f"{source}: its card says {name} = {value!r}, which is of the wrong kind")
     if not (given["name"] and given["name"].isprintable()):
         raise ModelError(f"{source}: its card says name = {given['name']!r}, want a name that can be printed")

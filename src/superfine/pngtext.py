@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["XMP_KEYWORD", "append_chunks", "text_chunks", "xmp_chunk"]
+__all__ = ["XMP_KEYWORD", "append_chunks", "patch_text", "text_chunks", "xmp_chunk", "xmp_in"]
 
 XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -37,6 +37,50 @@ def xmp_chunk(xmp: bytes) -> bytes:
     """XMP as a PNG carries it: international text, uncompressed."""
     body = b"iTXt" + XMP_KEYWORD + bytes(5) + xmp
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def xmp_in(chunk: bytes) -> bytes | None:
+    """The XMP of a whole text chunk; None of others, broken ones and those larger than 16 MB."""
+    body = chunk[4:-4]
+    start = b"iTXt" + XMP_KEYWORD + b"\0"
+    if not body.startswith(start):
+        return None
+    # Whether it's compressed, and how; then the language and the keyword in it, and the text.
+    compressed, parts = body[len(start) : len(start) + 1] == b"\1", body[len(start) + 2 :].split(b"\0", 2)
+    if len(parts) < 3:
+        return None
+    if not compressed:
+        return parts[2]
+    reader = zlib.decompressobj()
+    try:
+        text = reader.decompress(parts[2], _LARGEST)
+    except zlib.error:
+        return None
+    return text if reader.eof else None
+
+
+def patch_text(path: Path, old: bytes, new: bytes) -> bool:
+    """Write `new` over `old`, of the same length, which stands in one chunk of international text of a PNG.
+
+    Returns whether it was found there; other files stay as they are.
+    """
+    with path.open("r+b") as file:
+        if file.read(8) != _SIGNATURE:
+            return False
+        while len(head := file.read(8)) == 8:
+            (length,) = struct.unpack(">I", head[:4])
+            if head[4:] != b"iTXt" or length > _LARGEST:
+                file.seek(length + 4, 1)
+                continue
+            start = file.tell()
+            text = file.read(length)
+            if old in text:
+                text = text.replace(old, new)
+                file.seek(start)
+                file.write(text + struct.pack(">I", zlib.crc32(b"iTXt" + text)))
+                return True
+            file.seek(4, 1)
+    return False
 
 
 def append_chunks(path: Path, chunks: Iterable[bytes]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from superfine.clip import shown_time
+from superfine.provenance import Consistency
 from superfine.terminal import one_line
 from superfine.upscale import Pace, Progress, Report, Result, VideoResult
 
@@ -122,7 +123,8 @@ class JsonLines(Progress):
         _line_of(facts | {"fps": round(pace.fps, 2)})
 
     def finish(self, result: Result) -> None:
-        _line_of(vars(result) | {"video": None if result.video is None else asdict(result.video)})
+        parts = {"video": result.video, "consistency": result.consistency}
+        _line_of(vars(result) | {name: None if part is None else asdict(part) for name, part in parts.items()})
 
     def summary(self, report: Report) -> None:
         """Nothing more: every line was one of its results."""
@@ -145,7 +147,15 @@ def _line(result: Result) -> str:
     cost = f"about {result.seconds:.1f} s, {result.memory_gb:g} GB" if planned else f"{result.seconds:.2f} s"
     frames = "" if result.video is None else f"\n  {_frames(result.video, planned=planned)}"
     line = f"{one_line(str(result.source))} -> {one_line(str(result.output))}\n  {' -> '.join(sizes)}, {how}, {cost}"
-    return line + frames
+    fidelity = "" if result.consistency is None else f"\n  {_fidelity(result.consistency)}"
+    return line + frames + fidelity
+
+
+def _fidelity(found: Consistency) -> str:
+    if found.psnr is None:
+        return f"made small again by {found.operator}, it is the source exactly"
+    near = "" if found.misses else ", nowhere more than half a level"
+    return f"made small again by {found.operator}, it is {found.psnr:.2f} dB from the source{near}"
 
 
 def _frames(video: VideoResult, *, planned: bool) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from importlib.metadata import version
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, tee
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from superfine.blend import blend
 from superfine.channels import BLEED, bleed, for_channels
+from superfine.classical.reduction import REDUCTIONS, Reduction, kernel_reduction
+from superfine.classical.reduction import reduction as named_reduction
 from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
 from superfine.encoding import CODECS, CONTAINERS
@@ -34,9 +36,12 @@ from superfine.engine import (
     open_engine,
     still,
 )
+from superfine.ensemble import Ensemble
 from superfine.errors import EngineError, UsageError
+from superfine.fidelity import Tally, consistent_bands, measured_bands
 from superfine.frames import Damaged, Interlaced
 from superfine.image import FORMATS, MAX_MEGAPIXELS, coding_of
+from superfine.kernel_file import read_kernel
 from superfine.models import CLASSICAL, MATLAB, Card, Model, families, family, find_model, shipped_cards
 from superfine.tiles import Grid, Window, enlarge
 
@@ -57,6 +62,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.floating]
 Size = tuple[int, int]
 Shape = tuple[int, int, int]
 
@@ -89,6 +95,12 @@ class Job:
     """0 to 1, from `photo`, which leaves out what isn't known, to `sharp`, which makes texture up; none: as `model`."""
     engine: str = "openvino"
     precision: Precision = "auto"
+    consistent: str | Path | None = None
+    """The operator by which the result, made small again, is the source: one of `REDUCTIONS`, or a kernel's file."""
+    ensemble: bool = False
+    """Ask networks eight times, for all flips and rotations, and average: eight times as long."""
+    provenance: bool = True
+    """Leave a record of how it was made in the output, or beside it."""
     memory_gb: float | None = None
     """Memory to stay below; half of the machine's where none is given."""
     file_format: str | None = None
@@ -234,25 +246,40 @@ class Route:
     made: np.dtype[Any]
     memory: int
     """Estimated peak in bytes."""
+    reduction: Reduction | None = None
+    """By which the result, made small again, is the source."""
 
     @property
     def frames(self) -> int:
         """How many frames of a clip the first network sees at once, an odd number."""
         return self.engines[0].frames if self.engines else 1
 
-    def frame(self, window: Array) -> Array:
+    def frame(self, window: Array, tally: Tally | None = None) -> Array:
         """One frame of a clip: (frames, rows, cols, channels) around it -> (rows, cols, channels) of `target`."""
-        made = list(self.bands(window.shape[1:], [window]))
+        made = list(self.bands(window.shape[1:], [window], tally=tally))
         return made[0] if len(made) == 1 else np.concatenate(made)
 
     def bands(
-        self, shape: Shape, bands: Iterable[Array], done: Callable[[float], None] = lambda share: None
+        self,
+        shape: Shape,
+        bands: Iterable[Array],
+        done: Callable[[float], None] = lambda share: None,
+        tally: Tally | None = None,
     ) -> Iterator[Array]:
         """Bands of the result from the bands of a picture; `done` hears the share of the work that each tile was.
 
         shape: (rows, cols, channels). The bands may be of a clip, (frames, rows, cols, channels), which makes one
-        picture; for networks of more frames, a picture is a clip in which nothing moves.
+        picture; for networks of more frames, a picture is a clip in which nothing moves. tally: counts how far the
+        result, made small again, is from the picture.
         """
+        bands, again = tee(bands) if self.reduction is not None or tally is not None else (bands, ())
+        small, large = map(_middle, again), self._enlarged(shape, bands, done)
+        if self.reduction is not None:
+            return consistent_bands(large, small, shape, self.reduction, self.made, tally or Tally())
+        return large if tally is None else measured_bands(large, small, shape, self.target, tally)
+
+    def _enlarged(self, shape: Shape, bands: Iterable[Array], done: Callable[[float], None]) -> Iterator[Array]:
+        """In dtype `made`, but for what is still to be made consistent."""
         work = self._work(shape)
 
         def tell(pixels: int) -> None:
@@ -276,7 +303,8 @@ class Route:
             else:
                 bands = resize_bands(window.rows, shape[:2], self.target, self.method)  # type: ignore[arg-type]
         for band in bands:
-            yield band if band.dtype == self.made else to_kind(to_unit(band), self.made)
+            final = band.dtype == self.made or self.reduction is not None
+            yield band if final else to_kind(to_unit(band), self.made)
             if not self.engines:
                 done(len(band) / self.target[0])
 
@@ -327,6 +355,10 @@ class Workshop:
             raise UsageError(
                 f"{self.name} is computed here in fp32, without an engine; leave --engine and --precision out"
             )
+        if self.name in CLASSICAL and job.ensemble:
+            raise UsageError(f"{self.name} gives the same for all flips and rotations; leave --ensemble out")
+        self.kernel = None if job.consistent is None else _given_kernel(job.consistent)
+        """Of the operator by which results are to be consistent, where it's a given one."""
         if ENGINES[job.engine] is not None and (state := engine_state(job.engine)) != "ready":
             raise EngineError(f"--engine {job.engine}: {state}; use --engine openvino")
         self.job = job
@@ -386,8 +418,13 @@ class Workshop:
         sides: of the tiles that each network gets where memory allows it; by default as its card says.
         """
         factors = self.factors((shape[0], shape[1]), target)
-        engines = tuple(for_channels(self.engine(scale), shape[2]) for scale in factors)
+        networks: list[Engine] = [self.engine(scale) for scale in factors]
+        if self.job.ensemble:
+            networks = [Ensemble(network) for network in networks]
+        engines = tuple(for_channels(network, shape[2]) for network in networks)
+        reduction = self._reduction((shape[0], shape[1]), target)
         direct = len(factors) == 1 and made == dtype and (shape[0] * factors[0], shape[1] * factors[0]) == target
+        direct = direct and not self.job.ensemble and reduction is None
         if self.name == MATLAB and not dtype == made == np.uint8:
             raise UsageError(f"{MATLAB} is defined on 8 bits a sample, and this picture has others; use bicubic")
         worked = dtype if direct or self.name == MATLAB else np.dtype(np.float32)
@@ -402,13 +439,26 @@ class Workshop:
             needed = held + _memory(shape, worked, target, engines, tiles) + largest
             if needed <= self.limit:
                 self.kept = max(self.kept, largest)
-                return Route(target, engines, tiles, method, worked, made, needed)
+                return Route(target, engines, tiles, method, worked, made, needed, reduction)
             if all(tile == _SMALLEST_TILE for tile in tiles):
                 raise UsageError(
                     f"{shape[1]} x {shape[0]} to {target[1]} x {target[0]} needs {needed / 1e9:.3f} GB, over the"
                     f" limit of {self.limit / 1e9:.3f}; raise it with --memory {math.ceil(needed / 1e7) / 100:g}"
                 )
             share /= 1.25
+
+    def _reduction(self, size: Size, target: Size) -> Reduction | None:
+        if self.job.consistent is None:
+            return None
+        scale = max(1, target[0] // size[0])
+        if target != (size[0] * scale, size[1] * scale):
+            raise UsageError(
+                f"--consistent is for whole scales, and {size[1]} x {size[0]} to {target[1]} x {target[0]} is none;"
+                " give --scale 2, 3, 4, …"
+            )
+        if self.kernel is not None:
+            return kernel_reduction(self.kernel, scale)
+        return named_reduction(str(self.job.consistent), scale)
 
     def close(self) -> None:
         """Give back what the engines hold; they open again when needed."""
@@ -446,8 +496,22 @@ class Workshop:
             "version": version("superfine"),
             "models": {scale: model.sha256 for scale, model in sorted(self.models.items())} or self.name,
             "job": [self.job.label, self.job.engine, self.job.precision, self.job.quality, self.job.white],
+            "fidelity": [
+                str(self.job.consistent) if self.kernel is None else self.kernel.tolist(),
+                self.job.ensemble,
+                self.job.provenance,
+            ],
         }
         return _digest(facts)
+
+
+def _given_kernel(operator: str | Path) -> Floats | None:
+    """What blurs before pixels are left out; None for operators that have a name. Raises UsageError, SourceError."""
+    if str(operator) in REDUCTIONS:
+        return None
+    if not Path(operator).is_file():
+        raise UsageError(f"--consistent {operator}: neither one of {', '.join(REDUCTIONS)}, nor a file with a kernel")
+    return read_kernel(Path(operator))[0]
 
 
 def _digest(facts: object) -> str:

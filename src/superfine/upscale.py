@@ -25,13 +25,16 @@ from superfine.destination import check_free, check_holds, fewer_bits, keeps_tur
 from superfine.encoding import CONTAINERS
 from superfine.engine import Precision
 from superfine.errors import ShapeError, SourceError, SuperfineError, UsageError
+from superfine.fidelity import Tally
 from superfine.footage import kind_of
-from superfine.image import Picture, format_of, open_picture, save_picture
+from superfine.guess import Guess, guess_for, overlay_path, write_guess_map
+from superfine.image import Picture, coding_of, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, Listing, list_sources
 from superfine.models import Card, HaloKind
 from superfine.outputs import make_folder
+from superfine.provenance import Consistency, Recorder, Unrecorded, keeps_pixels, recorder_for, write_clip_record
 from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop, Workshops
 from superfine.upscale_video import (
     Pace,
@@ -58,6 +61,9 @@ _WORTH_SAYING: Final = 500_000_000
 _IN_LEVELS: Final = "in 8-bit levels"
 # What of a job only videos know.
 _FOR_VIDEOS: Final = ("codec", "crf", "start", "end", "damaged", "interlaced", "rate", "as_clip")
+# What leaves the source alone is above this, in dB, and its mean colours are nearer than this, in 8-bit levels.
+_LEAST_CONSISTENT: Final = 40.0
+_MOST_DRIFT: Final = 0.5
 # Side of the piece that a dry run measures.
 _SAMPLE: Final = 512
 
@@ -83,6 +89,8 @@ class Result:
     """Estimated peak."""
     notes: tuple[str, ...] = ()
     """What a person should know; first of all, where `auto` chose, the model and why."""
+    consistency: Consistency | None = None
+    """How far the result, made small again, is from the source; none before the work."""
     video: VideoResult | None = None
     """Of a video: its frames."""
 
@@ -133,6 +141,8 @@ def upscale(
     sharpness: float | None = None,
     engine: str = "openvino",
     precision: Precision = "auto",
+    consistent: str | Path | None = None,
+    ensemble: bool = False,
     memory_gb: float | None = None,
 ) -> Array:
     """Enlarge one picture in memory.
@@ -142,6 +152,8 @@ def upscale(
     which is turned upright. scale: times each side, any number from 1 to 16,
     2 by default; or size: (rows, cols) of the result. model: `auto` goes by the file,
     and takes arrays for lossless. sharpness: 0 to 1, from `photo` to `sharp`, instead of a model.
+    consistent: the operator by which the result, made small again, is the picture; `matlab-bicubic`,
+    `bicubic`, `box` or a kernel's file. ensemble: the mean over flips and rotations, eight times as long.
     Returns an array of the same dtype and number of axes.
     Raises ShapeError, UsageError, ModelError, EngineError; for files SourceError.
     """
@@ -152,6 +164,8 @@ def upscale(
         sharpness=sharpness,
         engine=engine,
         precision=precision,
+        consistent=consistent,
+        ensemble=ensemble,
         memory_gb=memory_gb,
     )
     source = Path(image) if isinstance(image, (Path, str)) else None
@@ -181,6 +195,7 @@ def upscale_path(
     output: Path | str | None = None,
     *,
     job: Job | None = None,
+    guess_map: Path | str | None = None,
     resume: bool = True,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -189,6 +204,7 @@ def upscale_path(
     """Enlarge pictures and videos, folders of them (their tree is mirrored) and globs; what `superfine upscale` does.
 
     output: a file for one source, else a folder; beside the sources by default.
+    guess_map: of one picture, where to write its guess map, a .png: `guess.write_guess_map`.
     resume: skip what an earlier run of the same job finished, and go on with a
     video that it didn't finish. overwrite: replace files that no earlier run made.
     A source that fails doesn't stop the others: it is in the report, with its
@@ -202,8 +218,9 @@ def upscale_path(
     workshops = Workshops(job)
     listing = list_sources(paths, None if output is None else Path(output), workshops.job)
     _check_wishes(listing, workshops.job)
+    chart = None if guess_map is None else _checked_map(Path(guess_map), listing, overwrite=overwrite)
     report = Report(ignored=listing.ignored)
-    run = _Run(workshops, progress, report, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    run = _Run(workshops, progress, report, chart, resume=resume, overwrite=overwrite, dry_run=dry_run)
     progress.begin(len(listing.items), sum(item.weight for item in listing.items))
     with run:
         for item in listing.items:
@@ -223,6 +240,39 @@ def _check_wishes(listing: Listing, job: Job) -> None:
     if job.rate is not None and clips and all(kind_of(item.source) != "frames" for item in clips):
         raise UsageError("--rate is for folders of frames, and there are none; a video says itself when they are shown")
     check_coding([item.output for item in clips], job)
+
+
+def _checked_map(path: Path, listing: Listing, *, overwrite: bool) -> Path:
+    """Where the guess map goes. Raises UsageError where there is more than one picture, or no place for it."""
+    if len(listing.items) != 1 or listing.items[0].moves:
+        raise UsageError(f"--guess-map {path}: is made of one picture; enlarge it alone")
+    item = listing.items[0]
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--guess-map {path}: a guess map is a 16-bit PNG; give it a name that ends in .png")
+    for made in (path, overlay_path(path)):
+        if made.resolve() in (item.source.resolve(), item.output.resolve()):
+            raise UsageError(f"--guess-map {path}: {made} is the source or the result; choose another name")
+        check_free(made, [item.source], overwrite=overwrite)
+    return path
+
+
+def _guess_for(picture: Picture, workshop: Workshop, route: Route) -> Guess:
+    """What knows how far the result may be off. Raises UsageError where nothing does."""
+    job = workshop.job
+    if job.ensemble:
+        raise UsageError("--guess-map is calibrated for networks asked once; leave --ensemble out")
+    # A projection on what the truth belongs to takes nothing further from it; other operators' truth is another.
+    if route.reduction is not None and route.reduction.name not in ("bicubic", "matlab-bicubic"):
+        raise UsageError("--guess-map is calibrated for bicubic reduction; take --consistent bicubic, or leave it out")
+    kind, lossless = coding_of(picture.path)
+    return guess_for(
+        [workshop.models[engine.scale] for engine in route.engines],
+        route.target[0] / picture.size[0],
+        kind=kind,
+        lossless=lossless,
+        engine=job.engine,
+        precision=job.precision,
+    )
 
 
 def _check_format(listing: Listing, job: Job) -> None:
@@ -261,11 +311,20 @@ class _Run:
     """Takes pictures one by one; encoding of the last ones goes on while the next is enlarged."""
 
     def __init__(
-        self, workshops: Workshops, progress: Progress, report: Report, *, resume: bool, overwrite: bool, dry_run: bool
+        self,
+        workshops: Workshops,
+        progress: Progress,
+        report: Report,
+        guess_map: Path | None,
+        *,
+        resume: bool,
+        overwrite: bool,
+        dry_run: bool,
     ) -> None:
         self._workshops = workshops
         self._progress = progress
         self._report = report
+        self._guess_map = guess_map
         self._resume = resume
         self._overwrite = overwrite
         self._dry_run = dry_run
@@ -302,7 +361,8 @@ class _Run:
             raise SourceError(item.problem)
         workshop, reason = self._workshops.suited(item.source)
         journal = self._journal(item.journal) if item.journal is not None else None
-        if self._resume and journal is not None and journal.done(item.source, item.output, workshop.fingerprint):
+        known = journal if self._resume and (self._guess_map is None or self._guess_map.exists()) else None
+        if known is not None and known.done(item.source, item.output, workshop.fingerprint):
             return Result(item.source, item.output, "skipped", "done before, unchanged")
         before = stamp(item.source)
         picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white)
@@ -314,6 +374,13 @@ class _Run:
         dtype = made_dtype(entry, picture)
         notes = (*((reason,) if reason else ()), *picture.notes, *fewer_bits(entry, picture))
         target = job.target(picture.size, sideways=picture.sideways)
+        if job.consistent is not None and not keeps_pixels(
+            picture, item.output, (*target, picture.shape[2]), dtype, job.quality
+        ):
+            notes = (
+                *notes,
+                f"{entry.name.upper()} changes pixels, so the result is consistent only until it's encoded",
+            )
         check_holds(entry, picture, target)
         held = 0 if picture.streams else picture.bytes
         held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
@@ -325,6 +392,7 @@ class _Run:
             self._progress.warn(
                 f"{item.source}: can't be {which} in rows as it is, so it is held whole: about {result.memory_gb:g} GB"
             )
+        guess = None if self._guess_map is None else _guess_for(picture, workshop, route)
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
         make_folder(item.output.parent, item.output)
@@ -332,8 +400,10 @@ class _Run:
         while self._pending and self._taken() + route.memory - FIXED_BYTES > workshop.limit:
             self._settle()
         started = time.perf_counter()
-        encoding = self._start(item, picture, workshop, route, before)
-        self._pending.append(_Pending(item, result, encoding, started, route.memory))
+        tally, recorder = Tally(), recorder_for(workshop, route, picture, item.output)
+        encoding = self._start(item, picture, workshop, route, before, tally, recorder)
+        result = _measured(result, tally, workshop, route)
+        self._pending.append(_Pending(item, result, encoding, recorder, guess, started, route.memory))
         return None
 
     def _do_video(self, item: Item) -> Result:
@@ -362,8 +432,12 @@ class _Run:
             if journal is not None:
                 journal.add(journal.entry(item.source, before, item.output, stamp(part), options))
 
-        made = make_video(plan, lambda pace: self._watch(item, pace), note)
+        tally = Tally()
+        made = make_video(plan, tally, lambda pace: self._watch(item, pace), note)
         seconds = time.perf_counter() - started
+        result = _measured(result, tally, workshop, plan.route)
+        if workshop.job.provenance:
+            write_clip_record(workshop, plan.route, plan.clip, item.output, made.codec)
         return replace(
             result,
             output_size=made.size,
@@ -377,7 +451,14 @@ class _Run:
         self._progress.watch(pace)
 
     def _start(
-        self, item: Item, picture: Picture, workshop: Workshop, route: Route, before: tuple[int, int]
+        self,
+        item: Item,
+        picture: Picture,
+        workshop: Workshop,
+        route: Route,
+        before: tuple[int, int],
+        tally: Tally,
+        recorder: Recorder | Unrecorded,
     ) -> "_Encoding":
         """Enlarge; when this returns the encoder has all rows."""
         # Not the route: a file that is still encoded would hold its engines open.
@@ -388,17 +469,26 @@ class _Run:
                 journal = self._journal(item.journal)
                 journal.add(journal.entry(item.source, before, item.output, stamp(part), workshop.fingerprint))
 
-        with _Ahead(picture.bands()) as bands:
+        with _Ahead(recorder.given_rows(picture.bands())) as bands:
             encoding = _Encoding(
                 lambda rows: save_picture(
-                    item.output, rows, shape, made, like=picture, quality=workshop.job.quality, whole=note
+                    item.output,
+                    recorder.made_rows(rows),
+                    shape,
+                    made,
+                    like=picture,
+                    quality=workshop.job.quality,
+                    xmp=recorder.xmp,
+                    seal=recorder.seal,
+                    whole=note,
                 )
             )
             try:
                 encoding.start()
-                for band in route.bands(picture.shape, bands, lambda share: self._advance(share * item.weight)):
+                for band in route.bands(picture.shape, bands, lambda share: self._advance(share * item.weight), tally):
                     encoding.put(band)
                     raise_if_asked()
+                recorder.conclude(_consistency(tally, route))
                 encoding.put(None)
             except BaseException:
                 encoding.stop()
@@ -413,7 +503,15 @@ class _Run:
         pending = self._pending.popleft()
         try:
             pending.encoding.wait()
-            result = replace(pending.result, seconds=pending.encoding.ended - pending.started)
+            result = replace(
+                pending.result,
+                seconds=pending.encoding.ended - pending.started,
+                notes=(*pending.result.notes, *pending.recorder.notes),
+            )
+            if self._guess_map is not None and pending.guess is not None:
+                limit = self._workshops.job.max_megapixels
+                source = open_picture(pending.item.source, max_megapixels=limit, upright=True)
+                write_guess_map(self._guess_map, source, pending.item.output, pending.guess)
         except (SuperfineError, MemoryError, OSError) as error:
             result = _failure(pending.item, error)
         self._finish(result, 0)
@@ -480,6 +578,47 @@ def _described(item: Item, size: Size, bits: int, workshop: Workshop, route: Rou
     )
 
 
+def _consistency(tally: Tally, route: Route) -> Consistency | None:
+    if tally.psnr is None:  # of a video of which no frame was made in this run
+        return None
+    operator = "bicubic" if route.reduction is None else route.reduction.name
+    return Consistency(
+        operator=operator,
+        psnr=tally.psnr if math.isfinite(tally.psnr) else None,
+        samples=tally.samples,
+        misses=tally.misses,
+        worst=tally.worst,
+    )
+
+
+def _measured(result: Result, tally: Tally, workshop: Workshop, route: Route) -> Result:
+    """With how far the result, made small again, is from the source, and what a person should know of that."""
+    consistency = _consistency(tally, route)
+    if consistency is None:
+        return result
+    return replace(result, consistency=consistency, notes=(*result.notes, *_drift(consistency, tally, workshop, route)))
+
+
+def _drift(found: Consistency, tally: Tally, workshop: Workshop, route: Route) -> Iterator[str]:
+    """What a person should know of a result that isn't the source once it's made small again."""
+    if route.reduction is not None:
+        if found.misses:
+            yield (
+                f"no picture found between black and white that is the source by {found.operator}: {found.misses:,} of"
+                f" {found.samples:,} samples are off by more than half a level, at most {found.worst:.3g}"
+            )
+        return
+    colour, structure = max(map(abs, tally.drift)) > _MOST_DRIFT, (found.psnr or math.inf) < _LEAST_CONSISTENT
+    cards = [workshop.models[engine.scale].card for engine in route.engines]
+    if not cards or not (colour or structure):
+        return
+    if restoring := [card.name for card in cards if card.restoring]:
+        yield f"{' and '.join(restoring)} takes away noise and traces, so made small again the result isn't the source"
+        return
+    what = " and ".join(["colour"] * colour + ["structure"] * structure)
+    yield f"{what} drifted: made small again, the result isn't the source; look at it, or take --consistent bicubic"
+
+
 @dataclass
 class _Pending:
     """A picture whose rows are all made, and that is still being encoded."""
@@ -487,6 +626,8 @@ class _Pending:
     item: Item
     result: Result
     encoding: "_Encoding"
+    recorder: Recorder | Unrecorded
+    guess: Guess | None
     started: float
     memory: int
 

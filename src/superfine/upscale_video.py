@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from superfine.clip import Clip, is_still, opened, stretch
 from superfine.destination import check_free
 from superfine.errors import OutputError, SourceError, UsageError
+from superfine.fidelity import Tally
 from superfine.footage import kind_of, open_footage
 from superfine.frames import DEINTERLACED
 from superfine.outputs import check_wishes, frames_folder, output_kind, plan_output, segments_folder
@@ -43,6 +45,8 @@ _MADE: Final = 6
 # What encoders hold, in bytes for each pixel of a frame; measured with 8 bits at 1280x720 to 3840x2160.
 _ENCODER_BYTES: Final = {"h264": 70, "h265": 170, "av1": 185, "vp9": 120}
 _OTHER_ENCODER_BYTES: Final = 20
+# Frames between two that are made small again, to see how far they are from the source.
+_MEASURED_EVERY: Final = 25
 # What a trial for a dry run may take, and how many frames it has.
 _TRIAL_SECONDS: Final = 4.0
 _TRIAL_FRAMES: Final = (4, 48)
@@ -208,12 +212,14 @@ def plan_video(source: Path, output: Path, workshop: Workshop, clip: Clip | None
 
 def make_video(
     plan: VideoPlan,
+    tally: Tally,
     heard: Callable[[Pace], None] = lambda pace: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     """Enlarge a video; segments of an earlier run that was stopped are taken.
 
-    heard: called for each frame. whole: hears of the finished file before it gets its name. Raises SourceError,
+    tally: counts, of each 25th frame that is made, how far it is from the source once it's made small again. heard:
+    called for each frame. whole: hears of the finished file before it gets its name. Raises SourceError,
     UsageError, OutputError, EngineError; what is done stays.
     """
     begun: list[tuple[float, int]] = []
@@ -231,7 +237,12 @@ def make_video(
         heard(Pace(plan.clip.path, done, frames, resumed, fps))
 
     job = plan.workshop.job
-    return _converted(plan, plan.output, job.start, job.end, tell, whole)
+    number = count()
+
+    def frame(window: Array) -> Array:
+        return plan.route.frame(window, tally if next(number) % _MEASURED_EVERY == 0 else None)
+
+    return _converted(plan, plan.output, frame, job.start, job.end, tell, whole)
 
 
 def seconds_expected(plan: VideoPlan) -> float:
@@ -243,18 +254,19 @@ def seconds_expected(plan: VideoPlan) -> float:
     plan.route.frame(window)
     each = time.perf_counter() - started
     least, most = _TRIAL_FRAMES
-    count = min(plan.frames, max(least, min(most, round(_TRIAL_SECONDS / max(each, 1e-6)))))
+    tried = min(plan.frames, max(least, min(most, round(_TRIAL_SECONDS / max(each, 1e-6)))))
     first, stop = stretch(clip, job.start, job.end)
-    end = clip.timeline.at(first + count) if first + count < stop else job.end
+    end = clip.timeline.at(first + tried) if first + tried < stop else job.end
     with tempfile.TemporaryDirectory(prefix="superfine-") as folder:
         started = time.perf_counter()
-        _converted(plan, Path(folder) / plan.output.name, job.start, end)
-        return (time.perf_counter() - started) / count * plan.frames
+        _converted(plan, Path(folder) / plan.output.name, plan.route.frame, job.start, end)
+        return (time.perf_counter() - started) / tried * plan.frames
 
 
 def _converted(
     plan: VideoPlan,
     output: Path,
+    frame: Callable[[Array], Array],
     start: Fraction | None,
     end: Fraction | None,
     progress: Callable[[int, int], None] = lambda done, frames: None,
@@ -264,7 +276,7 @@ def _converted(
     return convert(
         clip.path,
         output,
-        route.frame,
+        frame,
         lambda size: route.target,
         frames=route.frames,
         codec=job.codec,

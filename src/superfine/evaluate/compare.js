@@ -60,6 +60,18 @@
     event.preventDefault();
     place(to);
   });
+  // Each picture's other face: where it is a guess.
+  const guess = $("#guess");
+  guess?.addEventListener("click", async () => {
+    const shown = guess.getAttribute("aria-pressed") !== "true";
+    guess.setAttribute("aria-pressed", shown);
+    $(".guess").hidden = !shown;
+    const turned = layers.filter((layer) => layer.dataset.heat);
+    for (const layer of turned) [layer.src, layer.dataset.heat] = [layer.dataset.heat, layer.src];
+    await Promise.all(turned.map((layer) => layer.decode()));
+    draw();
+    stage.dataset.guess = shown;
+  });
   left.addEventListener("change", choose);
   right.addEventListener("change", choose);
 

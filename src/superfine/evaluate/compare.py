@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,6 +30,7 @@ from superfine.evaluate.page import (
     asset,
     best_of,
     class_attribute,
+    data_uri,
     escape,
     html_number,
     image,
@@ -43,7 +43,9 @@ from superfine.evaluate.pairs import decode
 from superfine.evaluate.peers import Colour, ValueRange
 from superfine.evaluate.record import Figures, plain
 from superfine.evaluate.usage import machine
-from superfine.image import open_picture
+from superfine.guess import find_guess
+from superfine.heat import LEGEND_LEVELS, colour_map, heated, warmth
+from superfine.image import coding_of, open_picture
 from superfine.models import CLASSICAL, family, list_models
 from superfine.route import MAX_SCALE
 
@@ -52,7 +54,6 @@ __all__ = [
     "Output",
     "Spot",
     "check_scale",
-    "colour_map",
     "compare",
     "default_models",
     "difference",
@@ -103,6 +104,8 @@ class Output:
     notes: tuple[str, ...] = ()
     figures: Figures | None = None
     """Against the reference, if there is one."""
+    half_widths: Floats | None = field(default=None, repr=False)
+    """(H, W): of 90 % intervals of luma, in levels of 255, where the network has them for this picture."""
 
     def facts(self) -> dict[str, object]:
         """Everything but the pixels, for JSON: infinity is "inf", NaN is None."""
@@ -200,11 +203,12 @@ def compare(
             f" x {rows * scale}; give a reference of that size (cropped before the small picture was made of it),"
             " or another scale"
         )
+    clean = not isinstance(source, (Path, str)) or coding_of(Path(source))[1] is True
     listener = listener or Listener()
     listener.begin(len(methods))
     outputs = []
     for method in methods:
-        output = _output(method, small, target)
+        output = _output(method, small, target, clean=clean)
         outputs.append(output)
         listener.step(_name(source, "picture"), method.name)
     rule = "" if target is None else _rule(small, target)
@@ -307,31 +311,6 @@ def difference(output: Bytes, base: Bytes, factor: int = 1) -> Floats:
     return whole
 
 
-@cache
-def colour_map() -> Bytes:
-    """256 colours (256, 3) of evenly growing lightness, from near black through red to pale yellow.
-
-    Source: Ottosson 2020, "A perceptual color space for image processing" (OKLab).
-    """
-    t = np.linspace(0, 1, 256)
-    chroma, hue = 0.155 * np.sin(np.pi * t) ** 0.9, np.radians(295 + 165 * t)
-    lab = np.stack([0.16 + 0.81 * t, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
-    cones = lab @ np.array(
-        [[1, 1, 1], [0.3963377774, -0.1055613458, -0.0894841775], [0.2158037573, -0.0638541728, -1.2914855480]]
-    )
-    linear = cones**3 @ np.array(
-        [
-            [4.0767416621, -1.2684380046, -0.0041960863],
-            [-3.3077115913, 2.6097574011, -0.7034186147],
-            [0.2309699292, -0.3413193965, 1.7076147010],
-        ]
-    )
-    linear = linear.clip(0, 1)
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    colours: Bytes = np.rint(encoded * 255).astype(np.uint8)
-    return colours
-
-
 def _pixels(given: Path | str | Array) -> Bytes:
     """Any picture as (H, W, 3) uint8."""
     if isinstance(given, (Path, str)):
@@ -370,7 +349,7 @@ def _rule(small: Bytes, large: Bytes) -> str:
     return "matlab-bicubic" if np.array_equal(small, matlab_resize(large, small.shape[:2])) else "LR as given"
 
 
-def _output(method: Method, small: Bytes, target: Bytes | None) -> Output:
+def _output(method: Method, small: Bytes, target: Bytes | None, *, clean: bool) -> Output:
     def timed() -> tuple[Bytes, float]:
         started = time.perf_counter()
         made = method(small)
@@ -383,6 +362,7 @@ def _output(method: Method, small: Bytes, target: Bytes | None) -> Output:
     wanted = (small.shape[0] * method.scale, small.shape[1] * method.scale, 3)
     if pixels.shape != wanted:
         raise ShapeError(f"{method.name} made {pixels.shape} where {wanted} was wanted; leave it out")
+    guess = find_guess(method.sha256) if clean else None
     return Output(
         name=method.name,
         pixels=pixels,
@@ -395,6 +375,7 @@ def _output(method: Method, small: Bytes, target: Bytes | None) -> Output:
         file_bytes=method.file_bytes,
         notes=method.notes,
         figures=None if target is None else judge(pixels, target, method.scale),
+        half_widths=None if guess is None else guess(small),
     )
 
 
@@ -441,6 +422,8 @@ class _Layout(NamedTuple):
     """The pictures lie on the page pixel for pixel."""
     left: int
     right: int
+    heats: tuple[Bytes | None, ...]
+    """Of each picture, what shows where it is a guess; None where nobody knows."""
 
 
 def _layout(comparison: Comparison) -> _Layout:
@@ -454,9 +437,12 @@ def _layout(comparison: Comparison) -> _Layout:
     others = [place for place in range(len(names)) if place != left]
     best = {place: figures.psnr_y for place in others if (figures := outputs[place].figures)}
     right = max(best, key=lambda place: best[place]) if best else others[-1]
+    heats = tuple(
+        None if output.half_widths is None else heated(output.pixels, output.half_widths) for output in outputs
+    )
     if comparison.reference is not None:
-        names, pictures = (*names, _REFERENCE), (*pictures, comparison.reference)
-    return _Layout(names, pictures, spots, tuple(pieces), whole, left, right)
+        names, pictures, heats = (*names, _REFERENCE), (*pictures, comparison.reference), (*heats, None)
+    return _Layout(names, pictures, spots, tuple(pieces), whole, left, right, heats)
 
 
 def _contenders(names: Sequence[str]) -> list[str]:
@@ -511,7 +497,7 @@ def _slider(layout: _Layout) -> str:
     rows, cols = layout.pictures[0].shape[:2]
     enlarged = "enlarged" if _shown_width(rows, cols) else ""
     layers = "".join(
-        image(_overview(pixels), f"{name}, whole picture", _layer(place, layout, enlarged))
+        image(_overview(pixels), f"{name}, whole picture", _layer(place, layout, enlarged) + _heat(layout.heats[place]))
         for place, (name, pixels) in enumerate(zip(layout.names, layout.pictures, strict=True))
     )
     note = ""
@@ -533,9 +519,9 @@ def _slider(layout: _Layout) -> str:
     return (
         '<section aria-labelledby="slider-title"><h2 id="slider-title">Before and after</h2>'
         f'<div class="tools">{select("left", "Left", layout.left)}{select("right", "Right", layout.right)}'
-        '<span class="soft">Drag, or move the divider with the arrow keys. The frame with a number is the place that'
-        " the crops below show.</span></div>"
-        f'{note}<div class="stage">{layers}<div class="frame" aria-hidden="true"></div>'
+        f'{_guess_button(layout)}<span class="soft">Drag, or move the divider with the arrow keys. The frame with a'
+        " number is the place that the crops below show.</span></div>"
+        f'{note}{_guess_note(layout)}<div class="stage">{layers}<div class="frame" aria-hidden="true"></div>'
         '<span class="tag before" aria-hidden="true"></span><span class="tag after" aria-hidden="true"></span>'
         '<div class="divider" role="slider" tabindex="0" aria-label="Divider between left and right picture"'
         ' aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div></div></section>'
@@ -546,6 +532,29 @@ def _layer(place: int, layout: _Layout, enlarged: str) -> str:
     """How a picture lies in the slider before anybody chooses: half of the left one over the right one."""
     side = "over" if place == layout.left else "under" if place == layout.right else ""
     return f"{class_attribute(enlarged, side)}{'' if side else ' hidden'}".strip()
+
+
+def _heat(heat: Bytes | None) -> str:
+    """A layer's other face, where a button turns it over."""
+    return "" if heat is None else f' data-heat="{data_uri(_overview(heat))}"'
+
+
+def _guess_button(layout: _Layout) -> str:
+    if all(heat is None for heat in layout.heats):
+        return ""
+    return '<button type="button" id="guess" aria-pressed="false">Where it is a guess</button>'
+
+
+def _guess_note(layout: _Layout) -> str:
+    known = [name for name, heat in zip(layout.names, layout.heats, strict=True) if heat is not None]
+    if not known:
+        return ""
+    ticks = [(float(warmth(np.array(float(level)))), f"±{level}") for level in LEGEND_LEVELS]
+    return (
+        f'<div class="guess" hidden><p class="soft">Of {escape(", ".join(known))}: half-widths of intervals that hold'
+        " the true luma in 90 % of pixels of clean pictures, in levels of 255; the others have none.</p>"
+        f"{_scale(ticks, 'from dark, sure, to pale yellow, 64 levels or more', 'guesses')}</div>"
+    )
 
 
 def _crops(comparison: Comparison, layout: _Layout) -> str:
@@ -618,12 +627,13 @@ def _maps(comparison: Comparison, layout: _Layout) -> str:
         f"<span>{escape(output.name)}</span><small>mean {float(each.mean()):.2f}</small></figcaption></figure>"
         for output, each in zip(named, maps, strict=True)
     )
+    meaning = f"from dark, no difference, to pale yellow, {end} levels or more"
     dots = f", each dot the mean of {factor} &times; {factor} px" if factor > 1 else ""
     return (
         '<section aria-labelledby="maps-title"><h2 id="maps-title">Difference maps</h2>'
         f'<p class="soft">Absolute difference from {escape(base)}, mean of R, G and B, in levels of 255{dots}.'
         " One scale for all; dark is equal.</p>"
-        f'{_scale(end)}<div class="row maps {_across(len(named))}">{figures}</div></section>'
+        f'{_scale(_ticks(end), meaning, "levels")}<div class="row maps {_across(len(named))}">{figures}</div></section>'
     )
 
 
@@ -633,25 +643,29 @@ def _coloured(apart: Floats, end: int) -> Bytes:
     return colours
 
 
-def _scale(end: int) -> str:
-    """A bar with the colours of the maps, and what they mean."""
+def _scale(ticks: Sequence[tuple[float, str]], meaning: str, key: str) -> str:
+    """A bar with the colours of the maps, and what they mean. ticks: places, 0..1, and words; key: the bar's id."""
     colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_map()[::15].tolist()]
     stops = "".join(
         f'<stop offset="{place / (len(colours) - 1):.4f}" stop-color="{colour}"/>'
         for place, colour in enumerate(colours)
     )
-    last = f"{end}" if end == 255 else f"≥ {end}"
-    words = [f"{level:g}" for level in np.linspace(0, end, 5)[:-1]] + [last]
-    anchors = ["start", "middle", "middle", "middle", "end"]
-    ticks = "".join(
-        f'<text x="{place * 100}" y="32" text-anchor="{anchor}">{word}</text>'
-        for place, (word, anchor) in enumerate(zip(words, anchors, strict=True))
+    anchors = ["start", *["middle"] * (len(ticks) - 2), "end"]
+    words = "".join(
+        f'<text x="{place * 400:g}" y="32" text-anchor="{anchor}">{word}</text>'
+        for (place, word), anchor in zip(ticks, anchors, strict=True)
     )
     return (
-        f'<div class="scale"><svg viewBox="0 0 400 40" role="img" aria-label="Colours from dark, no difference, to pale'
-        f' yellow, {end} levels or more"><defs><linearGradient id="levels">{stops}</linearGradient></defs>'
-        f'<rect width="400" height="12" fill="url(#levels)"/>{ticks}</svg></div>'
+        f'<div class="scale"><svg viewBox="0 0 400 40" role="img" aria-label="Colours {meaning}">'
+        f'<defs><linearGradient id="{key}">{stops}</linearGradient></defs>'
+        f'<rect width="400" height="12" fill="url(#{key})"/>{words}</svg></div>'
     )
+
+
+def _ticks(end: int) -> list[tuple[float, str]]:
+    """Of the difference maps: four steps from zero to `end` levels."""
+    last = f"{end}" if end == 255 else f"≥ {end}"
+    return [(place / 4, last if place == 4 else f"{end * place / 4:g}") for place in range(5)]
 
 
 class _Column(NamedTuple):

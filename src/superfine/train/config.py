@@ -191,6 +191,9 @@ class GuessConfig(_Table):
     """Whose absolute errors of luma it learns: a shipped network, an exported file or a run's folder, of luma."""
     networks: Annotated[tuple[str, ...], Field(min_length=1)]
     """For which its intervals are calibrated, each on pictures that were held out: shipped ones, or exported files."""
+    grain: Annotated[float, Field(ge=0, le=64)] = 0.0
+    """Half of the patches get noise before they are made small, of a sigma up to this many 8-bit levels: pictures from
+    elsewhere have grain that those of the folders may lack, and nobody can tell its finest part."""
 
 
 class TrainConfig(_Table):

@@ -20,6 +20,7 @@ from superfine.evaluate.methods import NetworkMethod
 from superfine.evaluate.pairs import Dataset, open_dataset
 from superfine.models import Card, Model, read_model, with_card
 from superfine.train.config import TrainConfig
+from superfine.train.guesses import calibrated
 from superfine.train.nets import NETS
 from superfine.train.nets.layers import Net
 from superfine.train.pretrained import STATE, build, load_averaged
@@ -44,17 +45,27 @@ def export(net: Net, card: Card, path: Path, *, half: bool = False) -> float:
     return difference
 
 
-def export_run(run: Path, path: Path, tests: Mapping[str, Path], *, half: bool = False) -> Card:
+def export_run(
+    run: Path, path: Path, tests: Mapping[str, Path], *, half: bool = False, root: Path | None = None
+) -> Card:
     """Export the averaged weights of a run as `path`, with measured dB on its card, and return the card.
 
     run: a run's folder (its newest state) or a state file in one. tests: name ->
-    folder as `evaluate` takes it.
+    folder as `evaluate` takes it. root: of a run that learned errors, the folder that holds the recipe's folders: its
+    held-out pictures calibrate the intervals, and test them. Raises TrainingError where that is missing, or `tests`
+    are given for such a run.
     """
     config, weights, features = load_averaged(run / STATE if run.is_dir() else run)
     net = build(config.net, config.scale)
     net.load_state_dict(weights)
+    if config.guess is not None and tests:
+        raise TrainingError(
+            f"{run}: learned errors and enlarges nothing, so there are no dB to measure; leave --test out"
+        )
     datasets = {name: open_dataset(folder, config.scale) for name, folder in tests.items()}
     model, _ = _converted(net, new_card(config, path.stem, features), str(path), half)
+    if config.guess is not None:
+        model = calibrated(model, config, root, run if run.is_dir() else run.parent)
     card = measured(model, datasets) if datasets else model.card
     with written_whole(path) as part:
         part.write_bytes(with_card(model.content, card))
@@ -102,6 +113,7 @@ def new_card(config: TrainConfig, name: str, features: str = "") -> Card:
             fp32_end=facts.fp32_end,
             bytes_per_pixel=facts.bytes_per_pixel * config.scale**2,
             restoring=config.restores,
+            errors_of="" if config.guess is None else config.guess.errors_of,
             **written,
         )
     except TypeError as error:

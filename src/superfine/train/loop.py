@@ -21,9 +21,10 @@ from superfine.errors import TrainingError
 from superfine.train.conclude import conclude
 from superfine.train.config import REDUCED, OptimizerConfig, TrainConfig
 from superfine.train.data import Batch, Batches, Pictures, SmallBatch, open_data, whole_pairs
+from superfine.train.guesses import ExpectedError, absolute_error, error_pairs, open_judged, with_grain
 from superfine.train.listener import Listener, Moment, Score
 from superfine.train.log import Log
-from superfine.train.losses import input_means, reach, reduced, weighted
+from superfine.train.losses import input_means, laplace, reach, reduced, weighted
 from superfine.train.nets import NETS
 from superfine.train.perception import PERCEIVED, Perception, Watchdog, serving
 from superfine.train.pretrained import STATE, load_pretrained
@@ -90,6 +91,7 @@ def train(
                     fabric.barrier()
         if record is not None:
             record.log.draw()
+        if record is not None and config.guess is None:
             sides = {
                 name: list(whole_pairs(side, config)) if side.scale == config.scale else []
                 for name, side in data._asdict().items()
@@ -104,6 +106,8 @@ def _how_judged(validation: Pictures, config: TrainConfig) -> str:
         return "no picture is held out, so nothing is measured: data.validation=0.05 sets some aside"
     if validation.scale != config.scale:
         return f"{len(validation)} pictures without large ones judge the run: what is measured is the result made small"
+    if config.guess is not None:
+        return f"{len(validation)} pictures judge the run: dB say how near expected errors come to true ones"
     return f"{len(validation)} pictures judge the run"
 
 
@@ -172,6 +176,7 @@ class _Parts:
     net: Any
     optimizer: Any
     teacher: Any
+    judged: Any
     perception: Perception
 
 
@@ -191,6 +196,7 @@ def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Parts:
                 f"{config.teacher.model} can't teach {config.net} x{config.scale}: other scale or colour"
             )
         teacher = fabric.setup_module(lesson.requires_grad_(False).eval())
+    judged = None if config.guess is None else fabric.setup_module(open_judged(config).net)
     critic = critic_optimizer = None
     if state.opponent is not None:
         critic, critic_optimizer = fabric.setup(state.opponent.net, state.opponent.optimizer)
@@ -199,7 +205,7 @@ def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Parts:
     if config.features is not None and (found := serving(config)) is not None:
         trunk = fabric.setup_module(VGGFeatures(found, tuple(config.features.layers)))
     perception = Perception(config, trunk, critic, critic_optimizer)
-    return _Parts(fabric, wrapped, optimizer, teacher, perception)
+    return _Parts(fabric, wrapped, optimizer, teacher, judged, perception)
 
 
 def _train_step(
@@ -215,7 +221,9 @@ def _train_step(
     weights = dict(config.stage_at(step).loss)
     again = {name.removeprefix(REDUCED): weights.pop(name) for name in list(weights) if name.startswith(REDUCED)}
     perceived = {name: weights.pop(name) for name in PERCEIVED if weights.get(name)}
-    keep = weights.pop("input_means", 0.0)
+    keep, likely = weights.pop("input_means", 0.0), weights.pop("laplace", 0.0)
+    if isinstance(batch, Batch):
+        batch = with_grain(batch, config, step)
     output = parts.net(batch.small.contiguous(memory_format=torch.channels_last))
     loss = weighted(weights, output, batch.large)
     if parts.teacher is not None and config.teacher is not None:
@@ -226,6 +234,8 @@ def _train_step(
         loss = loss + weighted(again, *_made_small_again(output, batch, config.scale))
     if keep:
         loss = loss + keep * input_means(output, batch.small)
+    if likely:
+        loss = loss + likely * laplace(output, absolute_error(parts.judged, batch.small, batch.large))
     if perceived:
         loss = loss + parts.perception.loss(perceived, output, batch.large)
     parts.optimizer.zero_grad(set_to_none=True)
@@ -339,6 +349,8 @@ class _Record:
             TorchEngine(self._state.ema, NETS[self._config.net]),
             whole_pairs(self._validation, self._config),
         )
+        if self._config.guess is not None:
+            return score(ExpectedError(engine), error_pairs(pairs, self._config))
         if self._validation.scale == self._config.scale or self._validation.kernels is None:
             return score(engine, pairs)
         each = [

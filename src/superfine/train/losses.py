@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from superfine.errors import ShapeError, TrainingError
+from superfine.guess import GUESS_OCTAVES, LEAST_GUESS
 
 __all__ = [
     "LOSSES",
@@ -27,6 +28,7 @@ __all__ = [
     "gram",
     "input_means",
     "l1",
+    "laplace",
     "lattice",
     "mse",
     "r1_penalty",
@@ -169,6 +171,20 @@ def input_means(output: Tensor, small: Tensor) -> Tensor:
         raise ShapeError(f"block means need {_BLOCK} px a side, got {tuple(small.shape[2:])}; use larger patches")
     of_output = functional.avg_pool2d(_exact(output), _BLOCK * scale)
     return (of_output - functional.avg_pool2d(_exact(small), _BLOCK)).abs().mean()
+
+
+def laplace(coded: Tensor, error: Tensor) -> Tensor:
+    """How unlikely absolute errors are where a network expects them of size b: mean(log2 b + (|e| + least) / (b ln 2)).
+
+    coded: (N, C, H, W), b as `superfine.guess` codes it; error: |e|, of the same shape, white at 1. In bits, less a
+    constant; smallest where b is the mean of |e| + least. For Laplace's density, of which b is the scale.
+    Source: Kendall and Gal 2017, arXiv:1703.04977, who take Gauss'.
+    """
+    if coded.shape != error.shape or coded.ndim != 4:
+        shapes = f"{tuple(coded.shape)} and {tuple(error.shape)}"
+        raise ShapeError(f"want coded and error as (N, C, H, W) of one shape, got {shapes}")
+    octaves = _exact(coded) * GUESS_OCTAVES  # b is least * 2**octaves
+    return (octaves + (_exact(error) / LEAST_GUESS + 1) * torch.exp2(-octaves) / math.log(2)).mean()
 
 
 def reduced(large: Tensor, kernels: Tensor, scale: int) -> Tensor:

@@ -9,6 +9,7 @@ from superfine.train.nets.edsr import EDSR
 from superfine.train.nets.enhance import Enhance
 from superfine.train.nets.espcn import ESPCN
 from superfine.train.nets.fsrcnn import FSRCNN
+from superfine.train.nets.guess import Guess
 from superfine.train.nets.layers import Colour, Net
 from superfine.train.nets.null_space import NullSpace, Reducer
 from superfine.train.nets.plain import Plain
@@ -213,6 +214,15 @@ NETS = {
             fp32_end=False,
             bytes_per_pixel=1170,
             source="neural-enhance's generator for repair, github.com/alexjc/neural-enhance",
+        ),
+        NetCard(
+            name="guess-32x3",
+            build=lambda scale: Guess(scale, channels=32, blocks=3),
+            colour="luma",
+            halo=8,
+            fp32_end=False,
+            bytes_per_pixel=180,
+            source="residual 3x3 blocks that tell how far an enlargement may be off, after arXiv:1703.04977",
         ),
         NetCard(
             name="residual-unet",

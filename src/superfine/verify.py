@@ -1,0 +1,544 @@
+"""What a record says of a file -> what of it holds, and what is proven by that.
+
+A record isn't signed: that it fits its file proves nothing, since both may be written by anyone. What proves it is to
+make the file again from its source, and to get the same pixels.
+"""
+
+import math
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from importlib.metadata import version
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from superfine.classical.reduction import Reduction, kernel_reduction, reduction
+from superfine.clip import Clip, stretch
+from superfine.color import KINDS
+from superfine.encoding import CODECS
+from superfine.engine import ENGINES, Precision, cpu_features, engine_state
+from superfine.errors import ModelError, ShapeError, SourceError, UsageError
+from superfine.fidelity import Tally, measured_bands
+from superfine.footage import open_footage, read_footage
+from superfine.image import MAX_MEGAPIXELS, Picture, open_picture
+from superfine.kernel_file import read_kernel
+from superfine.models import CLASSICAL, families, find_model, shipped_cards
+from superfine.provenance import (
+    ClipOptions,
+    Consistency,
+    PixelHash,
+    Record,
+    find_record,
+    kernel_hash,
+    machine,
+    read_text,
+    sidecar_of,
+)
+from superfine.route import MAX_SCALE, Job, Size, Workshop
+from superfine.terminal import one_line
+from superfine.upscale import Progress, upscale_path
+
+__all__ = ["Check", "Verification", "verify"]
+
+Array = npt.NDArray[np.generic]
+
+#: What another kind of machine may make of the same picture: one level of 8 bits. Its mean square is 48.1 dB.
+_LEVEL: Final = 1 / 255
+_LEVEL_PSNR: Final = 20 * math.log10(255)
+#: Figures are written with three digits, and sums end in other last bits elsewhere.
+_FIGURE: Final = 0.01
+_SLACK: Final = 1 + 1e-6
+_PROVEN: Final = (
+    "Proven: superfine makes this of {} with the options of the record: it was made again just now, and compared."
+)
+_NEVER_PROVEN: Final = (
+    "Not proven: who made it and when, that {} itself is genuine, and what else the file says in its metadata."
+)
+_UNSIGNED: Final = (
+    "Proven: nothing. The record isn't signed: whoever can write the file can write the record. That they fit each"
+    " other only shows that nothing was damaged by chance."
+)
+_CURE: Final = "What proves it is the source: superfine verify {} --source FILE makes it again and compares."
+_WITHOUT: Final = "What would prove it is to make it again from its source: {}."
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a record says."""
+
+    name: Literal["record", "size", "pixels", "software", "networks", "source", "consistency", "recomputed"]
+    holds: bool | None
+    """None where it can't be checked here."""
+    words: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What of a file's record holds."""
+
+    output: Path
+    place: Path
+    """Where the record was: the file itself, or the one beside it."""
+    record: Record | None
+    """None where it isn't one."""
+    checks: tuple[Check, ...]
+    source: Path | None = None
+
+    @property
+    def holds(self) -> bool:
+        """All that could be checked holds."""
+        return all(check.holds is not False for check in self.checks)
+
+    @property
+    def proven(self) -> bool:
+        """The file was made again from its source."""
+        return self.holds and any(check.name == "recomputed" and check.holds for check in self.checks)
+
+    @property
+    def conclusion(self) -> tuple[str, ...]:
+        """What is proven and what is not, in plain words."""
+        wrong = dict.fromkeys(check.name for check in self.checks if check.holds is False)
+        if wrong:
+            changed = "the file or its record was changed, or they don't belong together"
+            return (f"Does not hold: {', '.join(wrong)}; {changed}.",)
+        if self.proven:
+            return (_PROVEN.format(self.source), _NEVER_PROVEN.format(self.source))
+        if self.source is not None:
+            reason = next(check.words for check in self.checks if check.name == "recomputed")
+            return (_UNSIGNED, _WITHOUT.format(reason))
+        return (_UNSIGNED, _CURE.format(self.output))
+
+
+def verify(
+    output: Path | str,
+    source: Path | str | None = None,
+    *,
+    model: Path | str | None = None,
+    kernel: Path | str | None = None,
+    memory_gb: float | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    progress: Progress | None = None,
+) -> Verification:
+    """Read a file's record, check what can be checked, and make the file again where its source is given.
+
+    model: the network's file, where it isn't one that is shipped. kernel: that of the operator which the file was made
+    consistent with, where it was a given one. The file is made again in the folder of temporary files. Raises
+    UsageError where there is no record, SourceError where the file or the source can't be read.
+    """
+    output = Path(output)
+    source = None if source is None else Path(source)
+    if not output.exists():
+        raise SourceError(f"{output}: there is no such file")
+    found = find_record(output)
+    if found is None:
+        raise UsageError(
+            f"{output}: holds no record of how it was made, and there is no {sidecar_of(output).name} beside it; what"
+            " superfine makes has one, unless it was told --no-provenance or another program left it out"
+        )
+    try:
+        record = read_text(found.text)
+    except ValueError as error:
+        return Verification(output, found.place, None, (Check("record", False, f"isn't a record: {error}"),), source)
+    case = _Case(output, record, None if kernel is None else Path(kernel), max_megapixels)
+    where = "in the file" if found.place == output else f"in {found.place.name}"
+    checks = [Check("record", True, f"well-formed, {where}"), *_fitting(case), _software(record)]
+    job, networks = _asked(case, None if model is None else str(model), memory_gb)
+    checks.append(networks)
+    if source is not None:
+        checks += _of_source(case, source, job, progress or Progress())
+    return Verification(output, found.place, record, tuple(checks), source)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A file with its record, and how it and its source are opened."""
+
+    output: Path
+    record: Record
+    kernel: Path | None
+    max_megapixels: float
+
+    @property
+    def moves(self) -> bool:
+        """It is a clip."""
+        return self.record.options.clip is not None
+
+    @property
+    def lasting(self) -> bool:
+        """The file has the pixels that were made, not what an encoder left of them."""
+        return self.record.output.sha256 is not None
+
+    def source(self, path: Path, *, upright: bool = False) -> Picture:
+        """A source as the record's work saw it: with the same level of white, where it's float."""
+        if self.record.options.white is not None:
+            with suppress(UsageError):  # whole levels, which say themselves what is white
+                return self._opened(path, upright=upright, white=self.record.options.white)
+        return self._opened(path, upright=upright)
+
+    def made(self, path: Path) -> Picture:
+        """The same of an enlargement, whose floats may lie beyond black and white."""
+        if self.record.options.white is not None:
+            with suppress(UsageError):
+                return self._opened(path, bounded=False, white=self.record.options.white)
+        return self._opened(path, bounded=False)
+
+    def _opened(self, path: Path, **named: Any) -> Picture:
+        return open_picture(path, max_megapixels=self.max_megapixels, **named)
+
+    def clip(self, path: Path, rate: Fraction | None = None) -> Clip:
+        """The same of a clip."""
+        return open_footage(path, rate=rate, max_megapixels=self.max_megapixels)
+
+    def pixels(self, path: Path) -> Iterator[Array]:
+        """All that is decoded from a file, in order."""
+        if self.moves:
+            for frame in read_footage(self.clip(path)):
+                yield frame.pixels
+        else:
+            yield from self.made(path).bands()
+
+
+# ---- without the source
+
+
+def _fitting(case: _Case) -> Iterator[Check]:
+    """Whether the file is of the size that the record says, and has the pixels that it had."""
+    made = case.record.output
+    said = f"{made.cols} x {made.rows}"
+    if case.moves:
+        clip = case.clip(case.output)
+        fits = (*clip.size, len(clip.timeline)) == (made.rows, made.cols, made.frames)
+        there = f"{clip.size[1]} x {clip.size[0]}, {len(clip.timeline)} frames"
+        yield Check("size", fits, there if fits else f"is {there}, and the record says {said}, {made.frames} frames")
+        return
+    picture = case.made(case.output)
+    fits = picture.size == (made.rows, made.cols)
+    there = f"{picture.size[1]} x {picture.size[0]}"
+    yield Check("size", fits, there if fits else f"is {there}, and the record says {said}")
+    if not case.lasting:
+        yield Check("pixels", None, "this format doesn't keep pixels exactly, so the record has no hash of them")
+        return
+    same = _picture_hash(picture) == made.sha256
+    words = "have the hash that the record says" if same else "are others than those that the record says"
+    yield Check("pixels", same, words)
+
+
+def _picture_hash(picture: Picture) -> str:
+    return PixelHash.of(picture.shape, picture.dtype, picture.bands()).hexdigest
+
+
+def _software(record: Record) -> Check:
+    here = version("superfine")
+    if record.software != "superfine":
+        return Check("software", False, f"the record is of {record.software!r}, and superfine writes its own name")
+    if record.version == here:
+        return Check("software", True, f"superfine {here}, as here")
+    return Check("software", None, f"made by superfine {record.version}; this is {here}, whose pixels may differ")
+
+
+def _asked(case: _Case, model: str | None, memory_gb: float | None) -> tuple[Job | None, Check]:
+    """What to ask for to get the same again, but for its size; and whether the networks are those of the record.
+
+    Nothing of the record is taken for a path: anyone may have written it. Raises ModelError, UsageError for `model`.
+    """
+    options = case.record.options
+    if model is not None:
+        find_model(model)
+    elif options.model not in (*families(), *(card.name for card in shipped_cards()), *CLASSICAL):
+        words = f"{one_line(options.model)} isn't shipped with superfine; give its file with --model"
+        return None, Check("networks", None, words)
+    if options.kernel is not None and case.kernel is None:
+        words = "the file was made consistent with an operator of its own; give its kernel with --kernel"
+        return None, Check("networks", None, words)
+    if case.kernel is not None and kernel_hash(read_kernel(case.kernel)[0]) != options.kernel:
+        return None, Check("networks", False, f"{case.kernel}: another kernel than that of the record")
+    try:
+        job = Job(
+            model=options.model if model is None else model,
+            sharpness=options.sharpness,
+            engine=_engine(options.engine),
+            precision=_precision(case.record),
+            memory_gb=memory_gb,
+            quality=options.quality,
+            white=options.white,
+            max_megapixels=case.max_megapixels,
+            consistent=options.consistent if options.kernel is None else case.kernel,
+            ensemble=options.ensemble,
+            **_for_clips(options.clip),
+        )
+        workshop = Workshop(job)
+    except (UsageError, ValueError, ZeroDivisionError) as error:
+        return None, Check("networks", False, f"superfine refuses what the record says was asked for: {error}")
+    same = _networks(case.record, workshop, given=model is not None)
+    return (job if same.holds else None), same
+
+
+def _engine(name: str) -> str:
+    """The engine of the record where it's ready here, else the one that always is."""
+    return name if name in ENGINES and engine_state(name) == "ready" else "openvino"
+
+
+def _precision(record: Record) -> Precision:
+    """The precision of the record, as far as there is such a one here."""
+    if not record.networks:
+        return "auto"
+    if all(network.precision == "fp32" for network in record.networks):
+        return "fp32"
+    return "bf16" if record.options.precision == "bf16" and "BF16" in cpu_features()["native precisions"] else "auto"
+
+
+def _for_clips(options: ClipOptions | None) -> dict[str, Any]:
+    if options is None:
+        return {}
+    return {
+        "codec": options.codec if options.codec in CODECS else "auto",
+        "crf": options.crf,
+        "start": None if options.start is None else Fraction(options.start),
+        "end": None if options.end is None else Fraction(options.end),
+        "rate": None if options.rate is None else Fraction(options.rate),
+        "damaged": options.damaged,
+        "interlaced": options.interlaced,
+    }
+
+
+def _networks(record: Record, workshop: Workshop, *, given: bool) -> Check:
+    known = {model.card.name: model.sha256 for model in workshop.models.values()}
+    names = ", ".join(network.name for network in record.networks)
+    others = [network.name for network in record.networks if known.get(network.name) != network.sha256]
+    if not record.networks:
+        classical = record.options.model in CLASSICAL
+        words = "none, by a classical method" if classical else f"none are named, and {record.options.model} is one"
+        return Check("networks", classical, words)
+    if not others:
+        return Check("networks", True, f"{names}: the files have the hashes that the record says")
+    words = f"{', '.join(others)}: the file here has another hash than the record says"
+    if given or record.version == version("superfine"):
+        return Check("networks", False, words)
+    return Check("networks", None, f"{words}; superfine {record.version} may have shipped another")
+
+
+# ---- with the source
+
+
+def _of_source(case: _Case, source: Path, job: Job | None, progress: Progress) -> Iterator[Check]:
+    untried = Check("recomputed", None, "not tried without the networks and options of the record")
+    if case.moves and job is None:
+        yield untried
+        return
+    if case.moves and job is not None:
+        there = _clip_hash(case.clip(source, job.rate), job)
+    else:
+        there = _picture_hash(case.source(source))
+    if there != case.record.input.sha256:
+        yield Check("source", False, f"{source}: its pixels are others than those that the record says")
+        return
+    yield Check("source", True, f"{source}: its pixels have the hash that the record says")
+    if not case.moves and case.record.consistency is not None:
+        yield _consistency(case, source, case.record.consistency)
+    if job is None:
+        yield untried
+    else:
+        yield from _recomputed(case, source, job, progress)
+
+
+def _clip_hash(clip: Clip, job: Job) -> str:
+    made = PixelHash(clip.shape, clip.dtype, clip=True)
+    for frame in read_footage(clip, *stretch(clip, job.start, job.end), damaged=job.damaged, interlaced=job.interlaced):
+        made.add(frame.pixels)
+    return made.hexdigest
+
+
+def _consistency(case: _Case, source: Path, said: Consistency) -> Check:
+    """The output as it is, reduced, against its source."""
+    small = case.source(source, upright=case.record.options.turned)
+    large = case.made(case.output)
+    if small.shape[2] != large.shape[2]:
+        return Check("consistency", None, "can't be measured: the file has other channels than its source")
+    if said.operator == "kernel" and case.kernel is None:
+        return Check("consistency", None, "was measured with an operator of its own; give its kernel with --kernel")
+    try:
+        now = _reduced(case, small, large, said.operator)
+    except (ShapeError, UsageError) as error:
+        return Check("consistency", False, f"can't be measured as the record says: {error}")
+    then = math.inf if said.psnr is None else said.psnr
+    words = f"reduced by {said.operator}, against its source: {_figure(now)}"
+    if not case.lasting:
+        return Check("consistency", None, f"{words}; before it was encoded {_figure(then)}, says the record")
+    if now == then or abs(now - then) <= _FIGURE:
+        return Check("consistency", True, f"{words}, as the record says")
+    return Check("consistency", False, f"{words}, and the record says {_figure(then)}")
+
+
+def _reduced(case: _Case, small: Picture, large: Picture, operator: str) -> float:
+    """PSNR in dB. Raises ShapeError and UsageError where the operator isn't for these sizes."""
+    if any(side < least for side, least in zip(large.size, small.size, strict=True)):
+        raise ShapeError("the file is smaller than its source")
+    tally = Tally()
+    by = _operator(case, small.size, large.size, operator)
+    deque(measured_bands(large.bands(), small.bands(), small.shape, large.size, tally, by), maxlen=0)
+    return math.inf if tally.psnr is None else tally.psnr
+
+
+def _operator(case: _Case, small: Size, large: Size, name: str) -> Reduction | None:
+    """Raises UsageError where there is none of this name for these sizes."""
+    scale = large[0] // small[0]
+    if large != (scale * small[0], scale * small[1]):
+        if name != "bicubic":
+            raise UsageError(f"{one_line(name)} is for whole scales")
+        return None
+    if name == "kernel" and case.kernel is not None:
+        return kernel_reduction(read_kernel(case.kernel)[0], scale)
+    return reduction(name, scale)
+
+
+def _figure(psnr: float) -> str:
+    return "no difference" if math.isinf(psnr) else f"{psnr:.2f} dB"
+
+
+def _recomputed(case: _Case, source: Path, job: Job, progress: Progress) -> Iterator[Check]:
+    """Make the file again, where temporary files lie, and compare what is decoded from both."""
+    record = case.record
+    with tempfile.TemporaryDirectory(prefix="superfine-") as folder:
+        again = Path(folder) / f"again{_suffix(case)}"
+        try:
+            report = upscale_path(source, again, job=_sized(case, source, job), progress=progress)
+        except (UsageError, ModelError) as error:
+            yield Check("recomputed", None, f"can't be made again: {error}")
+            return
+        result = report.results[0]
+        if result.status != "done":
+            yield Check("recomputed", None, f"can't be made again: {result.message}")
+            return
+        try:
+            found = _differing(case.pixels(case.output), case.pixels(again))
+        except ShapeError as error:
+            yield Check("recomputed", False, str(error))
+            return
+        now = _record_of(again)
+    here = machine(result.engine if record.networks else "")
+    alike = here == record.machine and record.version == version("superfine") and result.halo_kind in ("exact", "")
+    yield _judged(found, alike=alike, lasting=case.lasting)
+    if not found.unequal and now is not None:
+        if others := _said_otherwise(now, record, alike=alike):
+            yield Check("record", False, f"made again, it says otherwise: {', '.join(others)}")
+        if not case.moves:  # a clip's figure is of the frames that one run made
+            yield from _same_figure(now.consistency, record.consistency, alike=alike)
+
+
+def _said_otherwise(now: Record, said: Record, *, alike: bool) -> list[str]:
+    """What two records of the same pixels say differently, of all that isn't checked by itself.
+
+    Not the model's name, since a file may be called as one likes, nor the precision that was asked for: each
+    network's own counts. Of the source's records nothing is known once it was saved by another program.
+    """
+    told = []
+    for one in (now, said):
+        facts = {
+            f"{part}.{key}": value
+            for part in ("options", "input", "output")
+            for key, value in asdict(one)[part].items()
+        }
+        told.append(facts | {"networks": one.networks if alike else len(one.networks)})
+    passed = {"options.model", "options.precision"} | (set() if alike else {"options.engine"})
+    return [key for key in told[0] if key not in passed and told[0][key] != told[1][key]]
+
+
+def _same_figure(now: Consistency | None, said: Consistency | None, *, alike: bool) -> Iterator[Check]:
+    """Of the same pixels: what the record says otherwise than the one that was made just now."""
+    if now is None or said is None:
+        same = now is said
+    else:
+        figures = [math.inf if one.psnr is None else one.psnr for one in (now, said)]
+        near = figures[0] == figures[1] or abs(figures[0] - figures[1]) <= _FIGURE
+        same = near and now.operator == said.operator
+        if alike:  # elsewhere, which sample is off by just half a level may hang on a last bit
+            same = same and (now.misses, now.samples) == (said.misses, said.samples)
+            same = same and abs(now.worst - said.worst) <= _FIGURE
+    if not same:
+        yield Check("consistency", False, f"made again: {_told(now)}; and the record says {_told(said)}")
+
+
+def _told(consistency: Consistency | None) -> str:
+    if consistency is None:
+        return "no figure"
+    psnr = math.inf if consistency.psnr is None else consistency.psnr
+    missed = f"{consistency.misses:,} of {consistency.samples:,} samples missed, {consistency.worst:.4g} levels at most"
+    return f"{_figure(psnr)} by {one_line(consistency.operator)}, {missed}"
+
+
+def _record_of(path: Path) -> Record | None:
+    found = find_record(path)
+    return None if found is None else read_text(found.text)
+
+
+def _suffix(case: _Case) -> str:
+    if case.moves:
+        return "" if case.output.is_dir() else case.output.suffix
+    return case.made(case.output).format.suffixes[0]
+
+
+def _sized(case: _Case, source: Path, job: Job) -> Job:
+    """The same job, for the size that the record says. Raises UsageError for one that can't be."""
+    rows, cols = case.record.output.rows, case.record.output.cols
+    if case.moves:
+        clip = case.clip(source, job.rate)
+        size, sideways = clip.size, abs(clip.rotation) % 180 == 90
+        job = replace(job, as_clip=clip.kind == "frames")
+    else:
+        picture = case.source(source, upright=case.record.options.turned)
+        size, sideways = picture.size, picture.sideways
+    scale = rows / size[0]
+    if 1 <= scale <= MAX_SCALE and replace(job, scale=scale).target(size) == (rows, cols):
+        return replace(job, scale=scale)
+    return replace(job, size=(cols, rows) if sideways else (rows, cols))
+
+
+@dataclass
+class _Difference:
+    """Of two pictures, samples of both in 0..1."""
+
+    samples: int = 0
+    unequal: int = 0
+    largest: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def psnr(self) -> float:
+        return math.inf if self.squares == 0 else 10 * math.log10(self.samples / self.squares)
+
+
+def _differing(first: Iterable[Array], second: Iterable[Array]) -> _Difference:
+    """Raises ShapeError where they have other sizes, channels or depths."""
+    found = _Difference()
+    for one, other in zip_longest(first, second):
+        if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+            raise ShapeError("made again, it has another size, other channels or another depth")
+        apart = np.abs(one.astype(np.float64) - other.astype(np.float64)) / KINDS[one.dtype]
+        found.samples += apart.size
+        found.unequal += int(np.count_nonzero(apart))
+        found.largest = max(found.largest, float(apart.max()))
+        found.squares += float(np.square(apart).sum())
+    return found
+
+
+def _judged(found: _Difference, *, alike: bool, lasting: bool) -> Check:
+    """alike: on the same kind of machine, by tiles that promise the last bit. lasting: the format keeps pixels."""
+    if not found.unequal:
+        again = "" if lasting else " and encoded again"
+        return Check("recomputed", True, f"made again{again}: all {found.samples:,} samples are equal to the last bit")
+    apart = f"made again, {found.unequal:,} of {found.samples:,} samples differ, by {found.largest / _LEVEL:.3g} levels"
+    near = found.largest <= _LEVEL * _SLACK if lasting else found.psnr >= _LEVEL_PSNR
+    if not lasting:
+        apart += f" at most ({found.psnr:.1f} dB)"
+    if near and not alike:
+        return Check("recomputed", True, f"{apart}: what another kind of machine, version or tiling may make of it")
+    if near:
+        return Check("recomputed", False, f"{apart}, though it was made on the same kind of machine: none should")
+    return Check("recomputed", False, f"{apart}: it isn't what superfine makes of this source")
