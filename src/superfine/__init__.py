@@ -88,13 +88,13 @@ _LATER = {
     "convert": "superfine.conversion",
     "evaluate_path": "superfine.evaluate.benchmark",
     "Registration": "superfine.classical.register",
-    "Verification": "superfine.verify",
+    "Verification": "superfine.verification",
     "fuse_frames": "superfine.burst",
     "inspect": "superfine.inspection",
     "inspect_clip": "superfine.clip_inspection",
     "register": "superfine.classical.register",
     "shift_image": "superfine.classical.shift",
-    "verify": "superfine.verify",
+    "verify": "superfine.verification",
 }
 if TYPE_CHECKING:
     from superfine.burst import fuse_frames
@@ -106,7 +106,7 @@ if TYPE_CHECKING:
     from superfine.evaluate.compare import Comparison, compare
     from superfine.evaluate.evaluation import Evaluation
     from superfine.inspection import Inspection, inspect
-    from superfine.verify import Verification, verify
+    from superfine.verification import Verification, verify
 
 
 def __dir__() -> list[str]:

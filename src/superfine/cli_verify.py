@@ -11,7 +11,7 @@ from superfine import cli_convert
 from superfine.terminal import one_line
 
 if TYPE_CHECKING:
-    from superfine.verify import Verification
+    from superfine.verification import Verification
 
 __all__ = ["verify"]
 
@@ -45,13 +45,13 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Check what a file says of how it was made, and make it again from its source."""
-    from superfine import verify as verifying
+    from superfine import verification
     from superfine.progress import Terminal
 
     used = None if model is None else cli_convert.as_model(model)
     try:
         with cli_convert.speaking_of(model or "", used or ""), Terminal() as bar:
-            found = verifying.verify(
+            found = verification.verify(
                 output,
                 source,
                 model=used,

@@ -22,7 +22,7 @@ from superfine.image import open_picture, save_picture
 from superfine.provenance import PixelHash, sidecar_of, text_of, write_sidecar
 from superfine.route import Job
 from superfine.upscale import upscale_path
-from superfine.verify import verify
+from superfine.verification import verify
 from superfine.xmp import with_place, without_record
 
 app = typer.Typer()
