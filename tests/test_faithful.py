@@ -234,3 +234,67 @@ def test_another_wish_is_another_job(photo: Maker, tmp_path: Path) -> None:
     assert len({Workshop(job).fingerprint for job in jobs}) == len(jobs)
     runs = [superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=job) for job in (*jobs, jobs[-1])]
     assert [report.results[0].status for report in runs] == ["done"] * len(jobs) + ["skipped"]
+
+
+# ---- guess maps
+
+
+def test_a_guess_map_comes_with_its_heat(photo: Maker, tmp_path: Path) -> None:
+    source, chart = photo(), tmp_path / "maps" / "map.png"
+    pixels = np.asarray(Image.open(source)).copy()
+    pixels[:, :30] = 120
+    Image.fromarray(pixels).save(source)
+    job = Job(scale=2, model="balanced")
+    one(superfine.upscale_path(source, tmp_path / "large.png", job=job, guess_map=chart))
+    widths = np.asarray(Image.open(chart)).astype(np.float64) / 256
+    assert widths.shape == (120, 144)
+    assert np.asarray(Image.open(chart)).dtype == np.uint16
+    assert np.asarray(Image.open(chart.with_name("map-overlay.png"))).shape[1] == 144
+    # The left of the source is one grey, its right isn't.
+    assert widths[8:-8, 64:].mean() > 4 * widths[8:-8, :40].mean()
+
+
+def test_a_run_that_is_done_still_makes_the_map_that_is_missing(photo: Maker, tmp_path: Path) -> None:
+    photo("in/a.png")
+    job, chart = Job(scale=2, model="balanced"), tmp_path / "map.png"
+    superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=job)
+    runs = [superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=job, guess_map=chart) for _ in range(1)]
+    assert runs[0].results[0].status == "done"
+    assert chart.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "wishes", "chart", "words"),
+    [
+        ("a.jpg", {"model": "balanced"}, "map.png", "calibrated for clean pictures, and the source is JPEG"),
+        ("a.png", {"model": "photo"}, "map.png", "not for photo-x2"),
+        ("a.png", {"model": "bicubic"}, "map.png", "x2 by a classical method is something else"),
+        ("a.png", {"model": "balanced", "scale": 2.5}, "map.png", "calibrated for one network at its own scale"),
+        ("a.png", {"model": "balanced", "ensemble": True}, "map.png", "leave --ensemble out"),
+        ("a.png", {"model": "balanced", "consistent": "box"}, "map.png", "take --consistent bicubic"),
+        ("a.png", {"model": "balanced"}, "map.tif", "ends in .png"),
+        ("a.png", {"model": "balanced"}, "a.png", "choose another name"),
+        ("a.png", {"model": "balanced"}, "there.png", "there.png is there already; take --overwrite"),
+    ],
+)
+def test_what_no_map_is_calibrated_for_is_refused(
+    photo: Maker, tmp_path: Path, name: str, wishes: dict[str, object], chart: str, words: str
+) -> None:
+    source = photo(name)
+    photo("there.png")
+    job = Job(**{"scale": 2, **wishes})  # type: ignore[arg-type]
+    try:
+        report = superfine.upscale_path(source, tmp_path / "out.png", job=job, guess_map=tmp_path / chart)
+        said = report.results[0].message
+    except UsageError as error:
+        said = str(error)
+    assert words in said
+    assert not (tmp_path / "out.png").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "there.png"})
+
+
+def test_a_map_is_of_one_picture(photo: Maker, tmp_path: Path) -> None:
+    photo("in/a.png")
+    photo("in/b.png")
+    with pytest.raises(UsageError, match="of one picture; enlarge it alone"):
+        superfine.upscale_path(tmp_path / "in", tmp_path / "out", guess_map=tmp_path / "map.png")

@@ -252,7 +252,8 @@ def _checked_map(path: Path, listing: Listing, *, overwrite: bool) -> Path:
     for made in (path, overlay_path(path)):
         if made.resolve() in (item.source.resolve(), item.output.resolve()):
             raise UsageError(f"--guess-map {path}: {made} is the source or the result; choose another name")
-        check_free(made, [item.source], overwrite=overwrite)
+        if made.exists() and not overwrite:
+            raise UsageError(f"--guess-map {path}: {made} is there already; take --overwrite, or another name")
     return path
 
 
@@ -395,7 +396,8 @@ class _Run:
         guess = None if self._guess_map is None else _guess_for(picture, workshop, route)
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
-        make_folder(item.output.parent, item.output)
+        for made in filter(None, (item.output, self._guess_map)):
+            make_folder(made.parent, made)
         # Pictures that are still encoded take memory too; what each of them has fixed is the same.
         while self._pending and self._taken() + route.memory - FIXED_BYTES > workshop.limit:
             self._settle()
