@@ -272,6 +272,7 @@ def test_a_run_that_is_done_still_makes_the_map_that_is_missing(photo: Maker, tm
         ("a.png", {"model": "balanced", "scale": 2.5}, "map.png", "calibrated for one network at its own scale"),
         ("a.png", {"model": "balanced", "ensemble": True}, "map.png", "leave --ensemble out"),
         ("a.png", {"model": "balanced", "consistent": "box"}, "map.png", "take --consistent bicubic"),
+        ("a.png", {"model": "balanced", "file_format": "jpg"}, "map.png", ".jpg changes that; write .png or .tif"),
         ("a.png", {"model": "balanced"}, "map.tif", "ends in .png"),
         ("a.png", {"model": "balanced"}, "a.png", "choose another name"),
         ("a.png", {"model": "balanced"}, "there.png", "there.png is there already; take --overwrite"),
@@ -284,7 +285,8 @@ def test_what_no_map_is_calibrated_for_is_refused(
     photo("there.png")
     job = Job(**{"scale": 2, **wishes})  # type: ignore[arg-type]
     try:
-        report = superfine.upscale_path(source, tmp_path / "out.png", job=job, guess_map=tmp_path / chart)
+        output = None if job.file_format else tmp_path / "out.png"
+        report = superfine.upscale_path(source, output, job=job, guess_map=tmp_path / chart)
         said = report.results[0].message
     except UsageError as error:
         said = str(error)

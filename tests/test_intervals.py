@@ -1,6 +1,7 @@
 """Intervals against distributions that are known, SciPy, and sums by hand."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -147,6 +148,17 @@ def test_a_wrong_guess_is_put_right(off):
     assert SHARE - 0.02 < figures["coverage_from"] < figures["coverage_to"] < SHARE + 0.02
     assert figures["within_75_to_99"] == 1
     assert figures["ause"] < 0.6 * figures["ause_gradient"], "the gradient of noise knows nothing"
+
+
+def test_few_and_unlike_pictures_make_intervals_wider():
+    """By a standard error of the share, over the pictures: that of many pixels would be nothing."""
+    pictures = [photo(seed, off=off) for seed, off in enumerate((0.6, 0.8, 1.0, 1.3, 1.7))]
+    known = calibration(fitted_table(pictures, SHARE))
+    parts = np.stack([each.errors / known.half_widths_of(each.codes) for each in pictures])
+    just = np.quantile(parts, SHARE)
+    wanted = np.std([coverage(part, np.full_like(part, just)) for part in parts], ddof=1) / math.sqrt(5)
+    assert wanted > 0.02
+    assert np.mean(parts <= 1) - SHARE == pytest.approx(wanted, rel=0.02)
 
 
 def test_pictures_unlike_those_of_the_calibration_are_seen():

@@ -257,7 +257,7 @@ def _checked_map(path: Path, listing: Listing, *, overwrite: bool) -> Path:
     return path
 
 
-def _guess_for(picture: Picture, workshop: Workshop, route: Route) -> Guess:
+def _guess_for(picture: Picture, output: Path, workshop: Workshop, route: Route) -> Guess:
     """What knows how far the result may be off. Raises UsageError where nothing does."""
     job = workshop.job
     if job.ensemble:
@@ -265,6 +265,10 @@ def _guess_for(picture: Picture, workshop: Workshop, route: Route) -> Guess:
     # A projection on what the truth belongs to takes nothing further from it; other operators' truth is another.
     if route.reduction is not None and route.reduction.name not in ("bicubic", "matlab-bicubic"):
         raise UsageError("--guess-map is calibrated for bicubic reduction; take --consistent bicubic, or leave it out")
+    if not keeps_pixels(picture, output, (*route.target, picture.shape[2]), route.made, job.quality):
+        raise UsageError(
+            f"--guess-map is calibrated for what networks make, and {output.suffix} changes that; write .png or .tif"
+        )
     kind, lossless = coding_of(picture.path)
     return guess_for(
         [workshop.models[engine.scale] for engine in route.engines],
@@ -393,7 +397,7 @@ class _Run:
             self._progress.warn(
                 f"{item.source}: can't be {which} in rows as it is, so it is held whole: about {result.memory_gb:g} GB"
             )
-        guess = None if self._guess_map is None else _guess_for(picture, workshop, route)
+        guess = None if self._guess_map is None else _guess_for(picture, item.output, workshop, route)
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
         for made in filter(None, (item.output, self._guess_map)):

@@ -550,6 +550,7 @@ def _guess_note(layout: _Layout) -> str:
     if not known:
         return ""
     ticks = [(float(warmth(np.array(float(level)))), f"±{level}") for level in LEGEND_LEVELS]
+    ticks[-1] = (ticks[-1][0], f"{ticks[-1][1]}+")
     return (
         f'<div class="guess" hidden><p class="soft">Of {escape(", ".join(known))}: half-widths of intervals that hold'
         " the true luma in 90 % of pixels of clean pictures, in levels of 255; the others have none.</p>"

@@ -152,8 +152,9 @@ def fitted_table(pictures: Sequence[Guessed], share: float) -> Table:
     """Half-widths that hold `share` of the errors of `pictures`, for each code: split conformal prediction.
 
     In bins of codes the share's quantile of the errors, corrected for finite samples; made to rise with the code; then
-    all scaled alike until the share is held over all pixels together. At least 1/256 of a level. Raises ShapeError
-    without pictures. Sources: Vovk et al. 2005, doi:10.1007/b106715; Angelopoulos and Bates 2021, arXiv:2107.07511, 2.
+    all scaled alike until the share, and a standard error of it over the pictures, is held over all pixels together. At
+    least 1/256 of a level. Raises ShapeError without pictures.
+    Sources: Vovk et al. 2005, doi:10.1007/b106715; Angelopoulos and Bates 2021, arXiv:2107.07511, 2.
     """
     if not pictures:
         raise ShapeError("no picture to calibrate on; hold some out")
@@ -168,8 +169,12 @@ def fitted_table(pictures: Sequence[Guessed], share: float) -> Table:
     rising = _isotonic(np.log2(np.maximum(widths, _LEAST)), np.diff(ends))
     distinct = np.concatenate([[True], np.diff(centres) > 0])
     table = Table(centres[distinct], np.exp2(rising[distinct]))
-    rough = half_widths(codes, table.codes, table.half_widths)
-    factor = _quantile(errors / rough, share)
+    rough = errors / half_widths(codes, table.codes, table.half_widths)
+    factor = _quantile(rough, share)
+    single = [coverage(each.errors, factor * half_widths(each.codes, *table)) for each in pictures]
+    # Pictures are the sample here, and pixels of one aren't independent.
+    doubt = float(np.std(single, ddof=1)) / math.sqrt(len(single)) if len(single) > 1 else 0.0
+    factor = _quantile(rough, min(share + doubt, 1.0))
     return Table(table.codes, np.maximum(table.half_widths * factor, _LEAST))
 
 
