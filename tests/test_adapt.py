@@ -560,7 +560,7 @@ def test_a_restorer_that_is_stopped_stops_in_the_midst(monkeypatch):
     _, pixels = small(2, ROUND)
     restorer = flow.Restorer(2, ROUND, 0.0, Lazy())
     turns = []
-    whole = flow.Reduction.__call__
+    whole = flow.KernelReduction.__call__
 
     def counted(self, large):
         turns.append(self)
@@ -568,7 +568,7 @@ def test_a_restorer_that_is_stopped_stops_in_the_midst(monkeypatch):
             restorer.stopped.set()
         return whole(self, large)
 
-    monkeypatch.setattr(flow.Reduction, "__call__", counted)
+    monkeypatch.setattr(flow.KernelReduction, "__call__", counted)
     with pytest.raises(KeyboardInterrupt):
         restorer(pixels[None])
     assert len(turns) < 5 + 3  # what three channels had begun

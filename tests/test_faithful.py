@@ -154,6 +154,15 @@ def test_a_lossy_output_says_that_it_changes_pixels_again(photo: Maker, tmp_path
     assert not one(superfine.upscale_path(photo(), tmp_path / "large.png", job=job)).notes
 
 
+@pytest.mark.parametrize(("name", "said"), [("out.gif", "gif"), ("out.mp4", "h264"), ("out", "")])
+def test_so_does_a_clip(photo: Maker, tmp_path: Path, name: str, said: str) -> None:
+    photo("shots/0.png", (20, 24))
+    job = Job(scale=2, model="fast", consistent="box", as_clip=True)
+    notes = one(superfine.upscale_path(tmp_path / "shots", tmp_path / name, job=job)).notes
+    told = [note for note in notes if "consistent only until" in note]
+    assert told == ([f"{said} changes pixels, so the frames are consistent only until they're encoded"] if said else [])
+
+
 # ---- the figure, and its warnings
 
 
@@ -240,12 +249,13 @@ def test_another_wish_is_another_job(photo: Maker, tmp_path: Path) -> None:
 
 
 def test_a_guess_map_comes_with_its_heat(photo: Maker, tmp_path: Path) -> None:
-    source, chart = photo(), tmp_path / "maps" / "map.png"
+    source, chart = photo(), tmp_path / "map.png"
     pixels = np.asarray(Image.open(source)).copy()
     pixels[:, :30] = 120
     Image.fromarray(pixels).save(source)
     job = Job(scale=2, model="balanced")
-    one(superfine.upscale_path(source, tmp_path / "large.png", job=job, guess_map=chart))
+    result = one(superfine.upscale_path(source, tmp_path / "large.png", job=job, guess_map=chart))
+    assert any(str(chart) in note and "map-overlay.png" in note for note in result.notes)
     widths = np.asarray(Image.open(chart)).astype(np.float64) / 256
     assert widths.shape == (120, 144)
     assert np.asarray(Image.open(chart)).dtype == np.uint16
@@ -276,6 +286,7 @@ def test_a_run_that_is_done_still_makes_the_map_that_is_missing(photo: Maker, tm
         ("a.png", {"model": "balanced"}, "map.tif", "ends in .png"),
         ("a.png", {"model": "balanced"}, "a.png", "choose another name"),
         ("a.png", {"model": "balanced"}, "there.png", "there.png is there already; take --overwrite"),
+        ("a.png", {"model": "balanced"}, "nowhere/map.png", "nowhere: there is no such folder"),
     ],
 )
 def test_what_no_map_is_calibrated_for_is_refused(
@@ -298,5 +309,5 @@ def test_what_no_map_is_calibrated_for_is_refused(
 def test_a_map_is_of_one_picture(photo: Maker, tmp_path: Path) -> None:
     photo("in/a.png")
     photo("in/b.png")
-    with pytest.raises(UsageError, match="of one picture; enlarge it alone"):
+    with pytest.raises(UsageError, match="belongs to one still picture"):
         superfine.upscale_path(tmp_path / "in", tmp_path / "out", guess_map=tmp_path / "map.png")

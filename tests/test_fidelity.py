@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.optimize import linprog
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
@@ -170,7 +171,10 @@ def test_photos_miss_nothing(picture, scale, name):
     assert made.dtype == np.uint8
     assert tally.misses == (np.abs(off) > 0.501).sum() == 0
     assert tally.worst == pytest.approx(np.abs(off).max(), abs=1e-3)
-    assert tally.psnr == pytest.approx(peak_signal_noise_ratio(off * 0, off, data_range=255), abs=0.01)
+    if np.abs(off).max() > 1e-4:
+        assert tally.psnr == pytest.approx(peak_signal_noise_ratio(off * 0, off, data_range=255), abs=0.01)
+    else:  # blocks come out exactly
+        assert tally.psnr > 120
     assert tally.drift == pytest.approx(tuple(off.mean(axis=(0, 1))), abs=1e-3)
 
 
@@ -196,19 +200,32 @@ def test_box_always(scale, hard):
 
 @each_hard
 def test_hard_pictures_are_as_near_as_can_be(hard):
+    """The best real pictures, by the sum of what is over, are the witness; few samples are missed besides theirs."""
     small = HARD[hard][:16, 24:40]
     operator = reduction("bicubic", 2)
     made, tally = consistent(enlarged(small, 2), small, operator, BYTE)
     off = np.abs(reduced(made, 2, "bicubic") - small)
     assert tally.misses == (off > 0.501).sum()
     assert tally.worst == pytest.approx(off.max(), abs=1e-3)
-    least = smallest_excess(operator, small)
-    assert least > 1  # no in-range picture
-    assert np.maximum(off - 0.5, 0).sum() < 1.6 * least + 0.02 * small.size
+    least = excess(operator, small)
+    assert least.sum() > 1  # no in-range picture
+    assert np.maximum(off - 0.5, 0).sum() < 1.05 * least.sum() + 0.02 * small.size
+    assert tally.misses <= 1.1 * (least > 1e-3).sum() + 0.02 * small.size
 
 
-def smallest_excess(operator, small):
-    """Levels by which samples of the best real in-range picture are over half a level: a linear programme."""
+@pytest.mark.parametrize("hard", ["edge", "squares", "screenshot"])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_flat_areas_are_met(scale, hard):
+    small = np.pad(HARD[hard], ((15, 15), (15, 15), (0, 0)), mode="edge")
+    made, _ = consistent(enlarged(small, scale), small, reduction("bicubic", scale), BYTE)
+    off = np.abs(reduced(made, scale, "bicubic") - small)
+    flat = maximum_filter(small, (7, 7, 1)) == minimum_filter(small, (7, 7, 1))
+    assert flat.sum() > 500
+    assert (off[flat] <= 0.501).all()
+
+
+def excess(operator, small):
+    """Levels by which each sample of the best real in-range picture is over half a level: a linear programme."""
     size, wanted = small.shape[:2], small.ravel().astype(np.float64)
     matrix = dense(operator, size)
     rows, cols = matrix.shape
@@ -217,7 +234,7 @@ def smallest_excess(operator, small):
     bounds = np.concatenate([wanted + 0.5, 0.5 - wanted])
     found = linprog(np.r_[np.zeros(cols), np.ones(rows)], limits, bounds, bounds=[(0, 255)] * cols + [(0, None)] * rows)
     assert found.success
-    return found.fun
+    return found.x[cols:]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -227,7 +244,7 @@ def test_misses_only_where_no_picture_exists(seed):
     small = np.clip(draw.normal(128, 60 + 25 * seed, (12, 14, 1)), 0, 255).round().astype(np.uint8)
     operator = reduction("bicubic", 2)
     _, tally = consistent(enlarged(small, 2), small, operator, BYTE)
-    if smallest_excess(operator, small) < 1e-6:
+    if excess(operator, small).sum() < 1e-6:
         assert tally.misses <= small.size / 100
         assert tally.worst < 1
     else:
@@ -257,6 +274,16 @@ def test_a_kernel_that_takes_frequencies_away_is_counted():
     small = checkerboard(2)
     made, tally = consistent(enlarged(small, 2), small, operator, BYTE)
     assert tally.misses == (np.abs(operator(made.astype(np.float64)) - small) > 0.501).sum() > 1000
+
+
+def test_a_wide_kernel_is_counted():
+    operator = kernel_reduction(anisotropic_kernel(20, 2, (2.0, 1.0), 30), 2)
+    assert operator.reach > 4
+    small = np.clip(2 * data.astronaut()[100:150, 200:245].astype(int) - 100, 0, 255).astype(np.uint8)
+    made, tally = consistent(enlarged(small, 2), small, operator, BYTE)
+    off = np.abs(operator(made.astype(np.float64)) - small)
+    assert tally.misses == (off > 0.501).sum() < small.size
+    assert tally.worst == pytest.approx(off.max(), abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (3, 2)], ids=str)

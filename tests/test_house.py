@@ -31,7 +31,7 @@ def module_of(path: Path) -> str:
 
 
 FILES = {module_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
-CORE = {name: path for name, path in FILES.items() if not name.startswith("superfine.train")}
+CORE = {name: path for name, path in FILES.items() if not name.startswith(("superfine.train", "superfine.serve"))}
 
 
 def imports(nodes: list[ast.stmt], *, deep: bool) -> Iterator[str]:
@@ -123,7 +123,7 @@ def test_core_begins_with_base_dependencies_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_import_is_declared(name: str) -> None:
-    extras = ("convert", "gpu", "heif", "peers") if name in CORE else ("train",)
+    extras = ("convert", "gpu", "heif", "peers") if name in CORE else (name.split(".")[1],)
     optional = set().union(*(EXTRAS[extra] for extra in extras))
     if name == "superfine.train.distances":
         optional = optional | {"dists-pytorch", "lpips"}  # the user's own: their weights come from elsewhere

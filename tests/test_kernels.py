@@ -6,8 +6,8 @@ from scipy import ndimage
 from skimage import data
 
 from superfine.classical.kernels import (
+    KernelReduction,
     Kernels,
-    Reduction,
     anisotropic_kernel,
     check_kernel,
     kernel_correlation,
@@ -59,7 +59,7 @@ def test_it_is_the_definition(scale, taps):
             down = np.clip(scale * r + (scale - 1) // 2 + taps[0] // 2 - i, 0, scale * 7 - 1)
             across = np.clip(scale * c + (scale - 1) // 2 + taps[1] // 2 - j, 0, scale * 6 - 1)
             wanted[:, r, c] += kernel[i, j] * large[:, down, across]
-    np.testing.assert_allclose(Reduction(kernel, scale, size)(large), wanted, atol=1e-14)
+    np.testing.assert_allclose(KernelReduction(kernel, scale, size)(large), wanted, atol=1e-14)
 
 
 @each_scale
@@ -67,7 +67,9 @@ def test_an_odd_kernel_is_scipys_convolution(scale):
     large, kernel = rng(2).random((scale * 9, scale * 8)), some_kernel(7, 5)
     blurred = ndimage.convolve(large, kernel, mode="nearest")
     first = (scale - 1) // 2
-    np.testing.assert_allclose(Reduction(kernel, scale, (9, 8))(large), blurred[first::scale, first::scale], atol=1e-14)
+    np.testing.assert_allclose(
+        KernelReduction(kernel, scale, (9, 8))(large), blurred[first::scale, first::scale], atol=1e-14
+    )
 
 
 @each_scale
@@ -75,7 +77,7 @@ def test_an_odd_kernel_is_scipys_convolution(scale):
 def test_a_centred_kernel_keeps_the_place(scale, side):
     """A slope made small shows its value at the point of the centre rule, s*r + (s-1)/2."""
     slope = np.broadcast_to(np.arange(scale * 20, dtype=float)[:, None], (scale * 20, scale * 20))
-    small = Reduction(anisotropic_kernel(side, scale, (1.0, 0.4), 30), scale, (20, 20))(slope)
+    small = KernelReduction(anisotropic_kernel(side, scale, (1.0, 0.4), 30), scale, (20, 20))(slope)
     wanted = scale * np.arange(20) + (scale - 1) / 2
     np.testing.assert_allclose(small[6:-6, 10], wanted[6:-6], atol=1e-2)  # tails are cut off unevenly
 
@@ -85,21 +87,21 @@ def test_bicubic_as_a_kernel_is_the_bicubic_reduction(scale):
     large = rng(3).random((scale * 12, scale * 10))
     kernel = resampler_kernel(4 * scale + scale % 2, scale, "bicubic")
     wanted = resize(large[..., None], (12, 10))[..., 0]
-    made = Reduction(kernel, scale, (12, 10))(large)
+    made = KernelReduction(kernel, scale, (12, 10))(large)
     np.testing.assert_allclose(made[3:-3, 3:-3], wanted[3:-3, 3:-3], atol=1e-6)
 
 
 @each_scale
 def test_box_as_a_kernel_is_the_mean(scale):
     large = rng(4).random((scale * 6, scale * 5))
-    made = Reduction(resampler_kernel(2 * scale + scale % 2, scale, "box"), scale, (6, 5))(large)
+    made = KernelReduction(resampler_kernel(2 * scale + scale % 2, scale, "box"), scale, (6, 5))(large)
     np.testing.assert_allclose(made, large.reshape(6, scale, 5, scale).mean(axis=(1, 3)), atol=1e-14)
 
 
 @each_scale
 @pytest.mark.parametrize("taps", [(1, 1), (4, 7), (11, 8)])
 def test_the_adjoint_is_the_transpose(scale, taps):
-    reduction = Reduction(some_kernel(*taps), scale, (6, 5))
+    reduction = KernelReduction(some_kernel(*taps), scale, (6, 5))
     small = rng(5).random((6, 5))
     wanted = as_matrix(reduction).T @ small.ravel()
     np.testing.assert_allclose(reduction.adjoint(small).ravel(), wanted, atol=1e-13)
@@ -112,7 +114,9 @@ def test_the_adjoint_is_the_transpose(scale, taps):
 def test_the_likeliest_is_better_than_bicubic_by_decibels(scale):
     large = data.astronaut()[: 480 // scale * scale, : 480 // scale * scale, 1] / 255
     size = (large.shape[0] // scale, large.shape[1] // scale)
-    reduction = Reduction(anisotropic_kernel(8 * scale + scale % 2, scale, ((0.7 * scale) ** 2,) * 2, 0), scale, size)
+    reduction = KernelReduction(
+        anisotropic_kernel(8 * scale + scale % 2, scale, ((0.7 * scale) ** 2,) * 2, 0), scale, size
+    )
     small = np.round(255 * reduction(large)) / 255
     bicubic = resize(small[..., None], large.shape)[..., 0]
     assert psnr(reduction.likeliest(small, rounding_and(0)), large) > psnr(bicubic, large) + 2.5
@@ -121,7 +125,7 @@ def test_the_likeliest_is_better_than_bicubic_by_decibels(scale):
 def test_the_likeliest_is_the_solution_of_the_normal_equations():
     """(A'A / noise^2 + prior^-1) x = A'y / noise^2, where the mirror beyond the border doesn't reach."""
     kernel, size, noise = anisotropic_kernel(6, 2, (1.0, 0.5), 20), (64, 64), 0.02
-    reduction = Reduction(kernel, 2, size)
+    reduction = KernelReduction(kernel, 2, size)
     small = ndimage.gaussian_filter(rng(6).random(size), 2)
     small -= small.mean()
     x = reduction.likeliest(small, noise)
@@ -135,7 +139,7 @@ def test_the_likeliest_is_the_solution_of_the_normal_equations():
 
 def test_noise_is_not_amplified():
     large = data.astronaut()[:400, :400, 1] / 255
-    reduction = Reduction(anisotropic_kernel(12, 2, (2.56, 2.56), 0), 2, (200, 200))
+    reduction = KernelReduction(anisotropic_kernel(12, 2, (2.56, 2.56), 0), 2, (200, 200))
     small = reduction(large) + rng(7).normal(0, 3 / 255, (200, 200))
     told, trusting = (psnr(reduction.likeliest(small, rounding_and(noise)), large) for noise in (3, 0))
     bicubic = psnr(resize(small[..., None], large.shape)[..., 0], large)
@@ -149,7 +153,7 @@ def test_consistent_to_half_a_level_and_nearer_to_the_truth(scale, sigma):
     large = data.astronaut()[: 240 // scale * scale, : 240 // scale * scale, 1] / 255
     size = (large.shape[0] // scale, large.shape[1] // scale)
     kernel = anisotropic_kernel(8 * scale + scale % 2, scale, ((sigma * scale) ** 2, (0.5 * sigma * scale) ** 2), 40)
-    reduction = Reduction(kernel, scale, size)
+    reduction = KernelReduction(kernel, scale, size)
     small = np.round(255 * reduction(large)) / 255
     start = reduction.likeliest(small, rounding_and(0))
     nearer = reduction.corrected(start, small, rounding_and(0))
@@ -166,7 +170,7 @@ def test_consistent_from_far_away(scale):
     """From a grey picture too, and with hard edges."""
     large = np.zeros((scale * 30, scale * 25))
     large[scale * 10 + 1 :, scale * 7 :] = 1
-    reduction = Reduction(
+    reduction = KernelReduction(
         anisotropic_kernel(4 * scale + scale % 2, scale, ((0.4 * scale) ** 2,) * 2, 0), scale, (30, 25)
     )
     small = np.round(255 * reduction(large)) / 255
@@ -176,7 +180,7 @@ def test_consistent_from_far_away(scale):
 
 def test_a_correction_is_the_solution_of_its_normal_equations():
     """(A'A / noise^2 + 1 / error^2) change = A'missing / noise^2, where the mirror beyond the border doesn't reach."""
-    reduction, noise = Reduction(anisotropic_kernel(6, 2, (1.0, 0.5), 20), 2, (64, 64)), 0.02
+    reduction, noise = KernelReduction(anisotropic_kernel(6, 2, (1.0, 0.5), 20), 2, (64, 64)), 0.02
     large = ndimage.gaussian_filter(rng(11).random((128, 128)), 2)
     small = reduction(large) + 0.1 * ndimage.gaussian_filter(rng(12).normal(size=(64, 64)), 2)
     change = reduction.corrected(large, small, noise) - large
@@ -188,7 +192,7 @@ def test_a_correction_is_the_solution_of_its_normal_equations():
 @pytest.mark.parametrize("taps", [(15, 15), (1, 31), (24, 9)])
 def test_consistent_where_the_border_weighs_most(taps):
     """A wide kernel on a small picture: the replicated border is most of what is seen."""
-    reduction = Reduction(some_kernel(*taps), 2, (16, 18))
+    reduction = KernelReduction(some_kernel(*taps), 2, (16, 18))
     largest = np.linalg.eigvalsh(as_matrix(reduction) @ as_matrix(reduction).T)[-1]
     assert largest <= reduction._largest <= 1.2 * largest
     large = ndimage.gaussian_filter(rng(13).random((32, 36)), 1)
@@ -198,14 +202,14 @@ def test_consistent_where_the_border_weighs_most(taps):
 
 
 def test_what_is_consistent_already_stays():
-    reduction = Reduction(some_kernel(5, 5), 2, (20, 20))
+    reduction = KernelReduction(some_kernel(5, 5), 2, (20, 20))
     large = rng(8).random((40, 40))
     np.testing.assert_array_equal(reduction.consistent(large, reduction(large), 1e-6), large)
 
 
 def test_only_what_the_operation_sees_is_changed():
     """The change is a combination of the operation's own rows."""
-    reduction = Reduction(some_kernel(4, 4), 2, (6, 5))
+    reduction = KernelReduction(some_kernel(4, 4), 2, (6, 5))
     large, small = rng(9).random((12, 10)), rng(10).random((6, 5))
     assert np.abs(reduction(reduction.consistent(large, small, 1e-2)) - small).max() <= 1e-2
     change = (reduction.consistent(large, small, 1e-2) - large).ravel()
@@ -302,4 +306,4 @@ def test_kernels_that_can_not_be_drawn(wrong, words):
 
 def test_a_kernel_larger_than_the_picture():
     with pytest.raises(ShapeError, match="a kernel of 21 x 21 is larger than the enlarged picture of 20 x 40"):
-        Reduction(some_kernel(21, 21), 2, (10, 20))
+        KernelReduction(some_kernel(21, 21), 2, (10, 20))

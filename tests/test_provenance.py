@@ -20,7 +20,7 @@ from PIL import Image, ImageCms
 from pictures import noise, png, png_chunks, ramps, seen
 from recorded import enlarge, record_in_file
 from superfine import __version__, list_models
-from superfine.errors import OutputError, ShapeError, SourceError
+from superfine.errors import OutputError, ShapeError, SourceError, UsageError
 from superfine.footage import open_footage
 from superfine.image import open_picture, save_picture
 from superfine.provenance import (
@@ -28,6 +28,8 @@ from superfine.provenance import (
     Consistency,
     PixelHash,
     find_record,
+    keeps_every_bit,
+    keeps_pixels,
     read_text,
     sidecar_of,
     text_of,
@@ -290,6 +292,30 @@ def test_float_pictures_with_their_own_white(tmp_path):
     assert record.output.sha256 == hash_of(tifffile.imread(tmp_path / "out.tif"))
 
 
+@pytest.mark.parametrize(
+    ("name", "white", "keeps", "bits"),
+    [
+        ("out.tif", 1.0, True, True),
+        ("out.tif", 4000.0, True, False),
+        ("out.tif", 1e-3, True, False),
+        ("out.tif", 1e-40, False, False),  # a float32 that small has few digits left
+        ("out.tif", 1e38, False, False),  # and one beyond the largest has none
+        ("out.jpg", 4000.0, False, False),
+    ],
+)
+def test_which_float_files_keep_their_pixels(tmp_path, name, white, keeps, bits):
+    pixels = noise(64, 64, 1, np.float32)[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", pixels * np.float32(white))
+    picture = open_picture(tmp_path / "a.tif", white=white, bounded=False)
+    asked = (picture, tmp_path / name, (64, 64, 1), np.dtype(np.float32), None)
+    assert (keeps_pixels(*asked), keeps_every_bit(*asked)) == (keeps, bits)
+    if keeps:
+        save_picture(tmp_path / name, [pixels[..., None]], (64, 64, 1), pixels.dtype, like=picture)
+        back = np.concatenate(list(open_picture(tmp_path / name, white=white, bounded=False).bands()))[..., 0]
+        apart = np.abs(back.astype(float) - pixels.astype(float))
+        assert apart.max() <= (0 if bits else 1e-6)
+
+
 # ---- where it lies
 
 
@@ -323,7 +349,7 @@ def test_a_packet_that_cant_be_added_to_stays_and_it_lies_beside(tmp_path, plain
     assert xmp_by_pillow(output).rstrip(b"\0") == packet.rstrip(b"\0")
     assert record_in_file(output) == recorder.record
     sidecar_of(output).unlink()
-    with pytest.raises(SourceError, match=r"its XMP .*, and there is no out"):
+    with pytest.raises(UsageError, match=r"holds no record that can be found, since its XMP .* give its record"):
         find_record(output)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import correlate
 
-from superfine.classical.kernels import Reduction, anisotropic_kernel, resampler_kernel
+from superfine.classical.kernels import KernelReduction, anisotropic_kernel, resampler_kernel
 from superfine.classical.resample import matlab_resize
 from superfine.errors import TrainingError, UsageError
 from superfine.train import data as data_module
@@ -73,11 +73,11 @@ def test_torch_reduces_as_numpy_does(scale, shape):
     kernels = draw.random((2, *shape))
     kernels /= kernels.sum((1, 2), keepdims=True)
     large = draw.random((2, 3, 13 * scale, 12 * scale))
-    wanted = [Reduction(kernel, scale, (13, 12))(planes) for kernel, planes in zip(kernels, large, strict=True)]
+    wanted = [KernelReduction(kernel, scale, (13, 12))(planes) for kernel, planes in zip(kernels, large, strict=True)]
     made = reduced(torch.from_numpy(large), torch.from_numpy(kernels), scale)
     np.testing.assert_allclose(made.numpy(), wanted, atol=1e-12)
     one = reduced(torch.from_numpy(large), torch.from_numpy(kernels[:1]), scale)
-    np.testing.assert_allclose(one[1].numpy(), Reduction(kernels[0], scale, (13, 12))(large[1]), atol=1e-12)
+    np.testing.assert_allclose(one[1].numpy(), KernelReduction(kernels[0], scale, (13, 12))(large[1]), atol=1e-12)
 
 
 def test_the_reduction_is_a_convolution_by_the_centre_rule():
@@ -101,7 +101,7 @@ def test_within_reach_the_border_is_seen(side, scale):
     kernel = np.full((side, side), side**-2.0)
     large = np.ones((1, 1, 16 * scale, 16 * scale))
     padded = np.pad(large[0, 0], 32 * scale)  # zeros where the border is replicated otherwise
-    other = Reduction(kernel, scale, (80, 80))(padded)[32:48, 32:48]
+    other = KernelReduction(kernel, scale, (80, 80))(padded)[32:48, 32:48]
     seen = np.abs(other - 1) > 1e-9
     inner = reach(side, scale)
     assert not seen[inner : 16 - inner, inner : 16 - inner].any()
@@ -116,8 +116,8 @@ def test_centred_kernels_may_be_flipped():
         centred = data_module._centred(kernel, scale)
         assert len(set(centred.shape)) == 1
         assert len(centred) % 2 == scale % 2
-        whole, flipped = Reduction(centred, scale, (12, 12)), Reduction(centred[::-1], scale, (12, 12))
-        np.testing.assert_allclose(whole(large), Reduction(kernel, scale, (12, 12))(large), atol=1e-12)
+        whole, flipped = KernelReduction(centred, scale, (12, 12)), KernelReduction(centred[::-1], scale, (12, 12))
+        np.testing.assert_allclose(whole(large), KernelReduction(kernel, scale, (12, 12))(large), atol=1e-12)
         np.testing.assert_allclose(flipped(large[::-1]), whole(large)[::-1], atol=1e-12)
 
 
@@ -160,7 +160,7 @@ def test_zero_shot_makes_the_picture_smaller_by_its_kernel(small, tmp_path):
     config = tiny(ZERO_SHOT, f"self_supervision.kernel='{tmp_path / 'kernel.txt'}'", "data.hold_out={small=3}")
     opened = open_data(config, small, tmp_path / "run")
     (judge, *_) = list(whole_pairs(opened.validation, config))
-    wanted = np.stack([Reduction(kernel, 2, (22, 23))(judge.large[..., c].astype(float)) for c in range(3)], 2)
+    wanted = np.stack([KernelReduction(kernel, 2, (22, 23))(judge.large[..., c].astype(float)) for c in range(3)], 2)
     assert np.abs(judge.small - wanted).max() <= 0.5 + 1e-9
     batch = batch_at(opened.train, config, 1)
     assert (batch.small.shape, batch.large.shape) == ((2, 1, 10, 10), (2, 1, 20, 20))
@@ -175,7 +175,7 @@ def test_the_bicubic_kernel_is_what_makes_small_pictures():
     large = np.random.default_rng(0).integers(0, 256, (48, 48, 1), dtype=np.uint8)
     for scale in (2, 3, 4):
         kernel = resampler_kernel(4 * scale - scale % 2, scale, "bicubic")
-        made = Reduction(kernel, scale, (48 // scale, 48 // scale))(large[..., 0].astype(float))
+        made = KernelReduction(kernel, scale, (48 // scale, 48 // scale))(large[..., 0].astype(float))
         wanted = matlab_resize(large, (48 // scale, 48 // scale))[..., 0]
         assert np.abs(np.clip(made, 0, 255) - wanted)[3:-3, 3:-3].max() < 1.1, "rounded twice"
 

@@ -9,7 +9,7 @@ import torch
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
-from superfine.classical.kernels import Reduction, anisotropic_kernel, resampler_kernel, rounding_and
+from superfine.classical.kernels import KernelReduction, anisotropic_kernel, resampler_kernel, rounding_and
 from superfine.engine import open_engine
 from superfine.errors import ShapeError, TrainingError, UsageError
 from superfine.models import Card, read_model
@@ -35,7 +35,7 @@ def refiner(tmp_path_factory):
 def made_small(side=96, kernel=KERNEL):
     """A picture of text, large and small: (2*side, 2*side, 1), (side, side, 1), in 0..1."""
     large = data.page()[: 2 * side, : 2 * side] / 255.0
-    small = np.round(Reduction(kernel, 2, (side, side))(large) * 255) / 255
+    small = np.round(KernelReduction(kernel, 2, (side, side))(large) * 255) / 255
     return large[..., None], small[..., None].astype(np.float32)
 
 
@@ -63,7 +63,7 @@ def test_the_picture_gets_better_than_by_the_network_as_it_was(refiner):
     adapted = adapt_network(small, 2, KERNEL, 0.0, refiner, budget_seconds=600, adaptation=how)
     assert adapted.kept
     assert adapted.after < adapted.before
-    start = np.clip(Reduction(KERNEL, 2, (80, 80)).likeliest(small[..., 0].astype(float), rounding_and(0)), 0, 1)
+    start = np.clip(KernelReduction(KERNEL, 2, (80, 80)).likeliest(small[..., 0].astype(float), rounding_and(0)), 0, 1)
     pixels = np.repeat(start[None, ..., None], 3, 3).astype(np.float32)
     before, after = (
         peak_signal_noise_ratio(large[8:-8, 8:-8, 0], made[8:-8, 8:-8, 0].astype(np.float64), data_range=1)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from clips import make_clip
 from pictures import noise, png
 from recorded import enlarge, record_in_file
-from superfine import list_models
+from superfine import __version__, list_models
+from superfine.cli import main
 from superfine.cli_verify import verify as verb
 from superfine.errors import SourceError, TooLargeError, UsageError
 from superfine.image import open_picture, save_picture
@@ -86,6 +87,7 @@ def test_what_was_made_is_proven_by_making_it_again(tmp_path, source, suffix):
     alone = verify(output)
     assert (alone.holds, alone.proven) == (True, False)
     assert alone.conclusion[0].startswith("Proven: nothing. The record isn't signed")
+    assert alone.conclusion[1].startswith("NOTHING WAS PROVEN")
     assert f"superfine verify {output} --source FILE" in alone.conclusion[1]
     lasting = suffix in ("png", "tif")
     both = verify(output, source)
@@ -180,11 +182,13 @@ def test_a_kernel_is_asked_for(tmp_path, source):
     without = verify(output, source)
     assert (without.holds, without.proven) == (True, False)
     assert "give its kernel with --kernel" in words(without)["networks"]
+    assert without.conclusion[-1].startswith("NOTHING WAS PROVEN")
+    assert "give its kernel with --kernel" in without.conclusion[-1]
     assert verify(output, source, kernel=tmp_path / "psf.npy").proven
     other = verify(output, source, kernel=tmp_path / "other.npy")
     assert found(other)["networks"] is False
     assert "another kernel" in words(other)["networks"]
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         verify(output, source, kernel=tmp_path / "none.npy")
 
 
@@ -220,6 +224,7 @@ def test_a_changed_pixel_shows_without_the_source(made):
     rewrite(made, record, nudged(made))
     alone = verify(made)
     assert found(alone)["pixels"] is False
+    assert words(alone)["pixels"] == "differ from those that the record says"
     assert alone.conclusion == (
         "Does not hold: pixels; the file or its record was changed, or they don't belong together.",
     )
@@ -231,8 +236,37 @@ def test_a_forged_record_holds_until_it_is_made_again(source, made):
     assert not verify(made).proven
     both = verify(made, source)
     assert found(both)["recomputed"] is False
-    assert "1 of 15,360 samples differ, by 40 levels: it isn't what superfine makes" in words(both)["recomputed"]
+    assert (
+        f"1 of 15,360 samples differs, by 40 levels: it isn't what superfine {__version__} makes"
+        in (words(both)["recomputed"])
+    )
     assert not both.proven
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("0.0.9", f"the record names 0.0.9 where this is {__version__};"),
+        (__version__, f"a build before or after this one that calls itself {__version__} too;"),
+    ],
+)
+def test_another_version_is_thought_of_before_anybody_is_accused(source, made, there, told):
+    forged(made, nudged(made, by=40))
+    rewrite(made, replace(record_in_file(made), version=there))
+    (conclusion,) = verify(made, source).conclusion
+    assert conclusion.startswith("Does not hold: ")
+    assert "recomputed" in conclusion
+    assert "another version of superfine may make other pixels" in conclusion
+    assert told in conclusion
+    assert "or the file or its record was changed, or they don't belong together" in conclusion
+    assert ("verify it with superfine 0.0.9" in conclusion) is (there == "0.0.9")
+
+
+def test_no_version_explains_pixels_that_dont_fit_their_record(source, made):
+    rewrite(made, replace(record_in_file(made), version="0.0.9"), nudged(made, by=40))
+    (conclusion,) = verify(made, source).conclusion
+    assert "Does not hold: pixels, " in conclusion
+    assert "another version" not in conclusion
 
 
 def test_a_level_is_forgiven_to_another_kind_of_machine_only(source, made):
@@ -244,7 +278,7 @@ def test_a_level_is_forgiven_to_another_kind_of_machine_only(source, made):
     rewrite(made, replace(record, machine=replace(record.machine, cpu="Another CPU")))
     there = verify(made, source)
     assert found(there)["recomputed"] is True
-    assert "1 of 15,360 samples differ, by 1 levels" in words(there)["recomputed"]
+    assert "1 of 15,360 samples differs, by 1 level: what" in words(there)["recomputed"]
     forged(made, nudged(made, by=2))
     assert found(verify(made, source))["recomputed"] is False
 
@@ -260,11 +294,60 @@ def test_a_level_of_16_bits_is_scaled(tmp_path):
         assert found(verify(output, tmp_path / "a.tif"))["recomputed"] is holds
 
 
+@pytest.fixture
+def scaled(tmp_path):
+    """A float source whose white is 4000, and what was made of it to be consistent with it."""
+    source, output = tmp_path / "a.tif", tmp_path / "out.tif"
+    tifffile.imwrite(source, data.camera()[200:224, 220:250].astype(np.float32) * np.float32(4000 / 255))
+    report = upscale_path(source, output, job=Job(model="fast-x2", white=4000.0, consistent="box"))
+    assert not report.failed, report.failed
+    return source, output, report.results[0]
+
+
+def with_samples(path, samples):
+    """The same TIFF with other samples, by another program."""
+    with tifffile.TiffFile(path) as file:
+        packet = bytes(file.pages[0].tags[700].value)
+    tifffile.imwrite(path, samples, extratags=[(700, "B", len(packet), packet)])
+
+
+def test_a_level_of_white_rounds_once_and_changes_no_pixels(scaled):
+    source, output, result = scaled
+    assert not any("changes pixels" in note for note in result.notes)
+    given, made = tifffile.imread(source).astype(float), tifffile.imread(output).astype(float)
+    small = made.reshape(24, 2, 30, 2).mean((1, 3))
+    assert np.abs(small - given).max() < 1e-6 * 4000
+    assert record_in_file(output).output.sha256 is None
+    both = verify(output, source)
+    assert both.proven, both.checks
+    assert found(both)["consistency"] is True
+    assert "rounded once in float32, below a millionth of white" in words(both)["pixels"]
+
+
+def test_of_a_level_of_white_a_millionth_is_forgiven_and_no_more(scaled):
+    source, output, _ = scaled
+    made = tifffile.imread(output)
+    for by, holds in ((0.9e-6, True), (1.1e-6, False)):
+        samples = made.copy()
+        samples[5, 7] += np.float32(by * 4000)
+        assert abs(float(samples[5, 7]) - float(made[5, 7])) == pytest.approx(by * 4000, rel=0.1)
+        with_samples(output, samples)
+        both = verify(output, source)
+        assert both.proven is holds, both.checks
+    assert "same kind of machine" in words(both)["recomputed"]
+    samples = made.copy()
+    samples[5, 7] += np.float32(40)
+    with_samples(output, samples)
+    both = verify(output, source)
+    assert (found(both)["consistency"], found(both)["recomputed"]) == (False, False)
+
+
 def test_another_source_is_named(tmp_path, made):
     other = tmp_path / "other.png"
     other.write_bytes(png(data.astronaut()[61:93, 200:240]))
     both = verify(made, other)
     assert found(both)["source"] is False
+    assert "its pixels differ from those that the record says" in words(both)["source"]
     assert "recomputed" not in found(both)
     assert "Does not hold: source" in both.conclusion[0]
 
@@ -310,15 +393,19 @@ def test_what_leaves_pixels_as_they_are_is_checked_too(source, made, part, chang
 
 def test_another_network_is_named(source, made):
     record = record_in_file(made)
+    rewrite(made, replace(record, networks=(replace(record.networks[0], name="../../../../etc/passwd"),)))
+    assert words(verify(made))["networks"] == "../../../../etc/passwd: no network of that name is here for fast-x2"
     other = replace(record.networks[0], sha256="0" * 64)
     rewrite(made, replace(record, networks=(other,)))
     both = verify(made, source)
     assert found(both)["networks"] is False
+    assert words(both)["networks"] == "fast-x2: the file here has another hash than the record says"
     assert found(both)["recomputed"] is None
     rewrite(made, replace(record, networks=(other,), version="0.0.1"))
     both = verify(made, source)
     assert (found(both)["networks"], found(both)["software"]) == (None, None)
-    assert "What would prove it is to make it again" in both.conclusion[1]
+    assert both.conclusion[1].startswith("NOTHING WAS PROVEN")
+    assert "give its file with --model" in both.conclusion[1]
     rewrite(made, replace(record, networks=()))
     assert found(verify(made))["networks"] is False
 
@@ -405,11 +492,41 @@ def test_the_whole_chain_is_told(tmp_path, source, made):
 def test_without_a_record_there_is_nothing_to_verify(tmp_path, source):
     with pytest.raises(UsageError, match=r"holds no record .* source\.png\.superfine\.json"):
         verify(source)
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(UsageError, match=r"nothing\.png: the file to verify isn't there"):
         verify(tmp_path / "nothing.png")
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(SourceError, match="not a picture"):
         verify(tmp_path / "text.png")
+
+
+def test_what_isnt_there_is_wrong_usage(tmp_path, source, made, monkeypatch, capsys):
+    """Exit status 1 is for what doesn't hold."""
+    for asked in (
+        [str(tmp_path / "nothing.png")],
+        [str(made), "--source", str(tmp_path / "nothing.png")],
+        [str(made), "--source", str(source), "--kernel", str(tmp_path / "nothing.npy")],
+        [str(source)],
+    ):
+        monkeypatch.setattr("sys.argv", ["superfine", "verify", *asked])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2, asked
+        assert "nothing." in (said := capsys.readouterr().err) or "holds no record" in said
+    forged(made, nudged(made, by=9))
+    monkeypatch.setattr("sys.argv", ["superfine", "verify", str(made), "--source", str(source)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+
+
+@pytest.mark.parametrize("given", [3, None, b"made.png", np.zeros((4, 4, 3)), ["made.png"]])
+def test_what_names_no_file_is_refused(made, given):
+    with pytest.raises(UsageError, match=rf"the file to verify .* a str or a Path, not {type(given).__name__}$"):
+        verify(given)
+    if given is not None:
+        for name, what in (("source", "its source"), ("kernel", "the kernel"), ("model", "the model")):
+            with pytest.raises(UsageError, match=rf"verify: {what} is given by its name"):
+                verify(made, **{name: given})
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
@@ -444,6 +561,7 @@ def test_a_sidecar_that_is_none_is_named(tmp_path, source, text):
     alone = verify(tmp_path / "out.gif", source)
     assert found(alone) == {"record": False}
     assert not alone.holds
+    assert f"or a version of superfine other than this {__version__} wrote it" in alone.conclusion[0]
     sidecar_of(tmp_path / "out.gif").write_bytes(b"\xff\xfe")
     with pytest.raises(SourceError, match="more than ASCII"):
         verify(tmp_path / "out.gif")
@@ -518,6 +636,8 @@ def test_the_door_says_it_and_its_status_tells(tmp_path, source, made):
     wrong = run(app, ["verify", str(made), "--source", str(source)])
     assert wrong.exit_code == 1
     assert "recomputed    DOES NOT HOLD" in wrong.stdout
+    assert "NOTHING WAS PROVEN" in alone.stdout.splitlines()[-1]
+    assert "NOTHING WAS PROVEN" not in both.stdout
     nothing = run(app, ["verify", str(source)])
     assert isinstance(nothing.exception, UsageError)
     large = run(app, ["verify", str(made), "--max-megapixels", "0.001"])

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from superfine.atomic import written_whole
 from superfine.blind.estimate import TRUSTED, KernelEstimate, estimate_kernel
 from superfine.channels import bleed, for_channels
-from superfine.classical.kernels import SCALES, Reduction, check_kernel, resampler_kernel, rounding_and
+from superfine.classical.kernels import SCALES, KernelReduction, check_kernel, resampler_kernel, rounding_and
 from superfine.color import KINDS, full_luma, to_kind, to_unit
 from superfine.destination import check_free, check_holds, fewer_bits, made_dtype
 from superfine.engine import LEAST_SIDE, NetworkEngine, cores, open_engine
@@ -458,7 +458,7 @@ class Restorer:
 
 
 @dataclass(frozen=True)
-class _Stoppable(Reduction):
+class _Stoppable(KernelReduction):
     """A reduction that ends the long ways back, which all go through it, when it is asked to."""
 
     stopped: threading.Event
@@ -542,7 +542,7 @@ class _Meter:
             ((0, 0), *((0, self._scale * side - have) for side, have in zip(size, planes.shape[1:], strict=True))),
             mode="edge",
         )
-        reduced = Reduction(self._kernel, self._scale, size)(planes.astype(np.float32))
+        reduced = KernelReduction(self._kernel, self._scale, size)(planes.astype(np.float32))
         missed = reduced[:, : len(small), : small.shape[1]].transpose(1, 2, 0) - colours
         missed = missed[start - first : stop - first]
         if unit.shape[2] in (2, 4):  # under what isn't seen any colour will do

@@ -11,7 +11,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from superfine import cli_adapt, cli_burst, cli_convert, cli_judge, cli_register, cli_shift, cli_train, cli_verify
+from superfine import (
+    cli_adapt,
+    cli_burst,
+    cli_convert,
+    cli_judge,
+    cli_register,
+    cli_serve,
+    cli_shift,
+    cli_train,
+    cli_verify,
+)
 from superfine.errors import SuperfineError, UsageError
 from superfine.interrupt import heeded
 from superfine.terminal import one_line
@@ -85,6 +95,11 @@ app.command(
     epilog="Examples:  superfine adapt old.png -o large.png   |   superfine adapt scan.tif -o scan-x4.tif --scale 4"
     " --kernel-out blur.png   |   superfine adapt plate.png -o plate-x2.png --kernel psf.npy",
 )(cli_adapt.adapt)
+app.command(
+    "serve",
+    epilog="Examples:  superfine serve   |   superfine serve --port 8080 --root photos   |"
+    "   superfine serve --host 0.0.0.0 --max-upload 100",
+)(cli_serve.serve)
 app.command(
     "verify",
     epilog="Examples:  superfine verify photo_x2.png   |   superfine verify photo_x2.png --source photo.png",

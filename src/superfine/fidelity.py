@@ -6,9 +6,10 @@ on how its bands are cut; memory is bounded by some strips:
 1. `_exact`, for resizers: x + A+ (y - A x), the nearest consistent picture, in null-space form. `_solved` does it for
    blur kernels, by conjugate gradients.
 2. `_in_range`: where values outside of black and white had to be cut off, the neighbourhood makes up for it, as far as
-   an in-range picture can: accelerated projected gradients, tile by tile (Beck and Teboulle 2009,
-   doi:10.1137/080716542).
-3. `_rounded`: whole levels; where the errors of rounding add up to more than half a level, few pixels go to the next.
+   an in-range picture can, tile by tile; where none can, few samples are missed by much rather than many by little.
+   Blocks don't touch each other, so for them `_in_blocks` does this and the next at once, exactly.
+3. `_rounded`: whole levels; where the errors of rounding add up to more than half a level, some pixels are rounded the
+   other way.
 
 `measured_bands` is the last stage of all, and the only one for pictures that weren't projected: it reduces what is
 written and counts.
@@ -17,7 +18,6 @@ written and counts.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -37,31 +37,51 @@ Span = tuple[int, int]
 #: A sample is missed when it's off by more than this many levels; the rest is for the last bits of sums.
 HALF_LEVEL: Final = 0.5 + 1e-3
 
-# What a sample may be off by before rounding, in levels: first so much that rounding seldom goes over half a level, and
-# where no in-range picture has that, nearly all of it.
-_INSIDE: Final = (0.2, 0.45)
+# What a sample may be off by before rounding, in levels, so that rounding seldom goes over half a level; and what ends
+# the search for that.
+_INSIDE: Final = 0.25
+_NEAR: Final = 0.45
 # Whole levels are mended from here on.
 _MENDED_FROM: Final = 0.499
 # Samples that are off by more than this weren't within reach of real values either; steps of one level won't do.
 _MENDED_TO: Final = 1.5
-# Small rows and columns of a tile that is brought into range in one go, and how far around it pixels may change too.
-_TILE: Final = 32
-_MARGIN: Final = 4
-_TURNS: Final = 200
-_LOOK_EVERY: Final = 5
-# Where so many turns don't take away this share of what is over, that's all there is to be had.
-_WORTH: Final = 0.03
-# Not so where all samples are within so many levels, since there may be a picture then that meets them all.
-_OUT_OF_REACH: Final = 2.0
-_WORTH_NEAR: Final = 0.003
-# Pixels of a sample that are looked at when it's mended, the heaviest ones, and steps of one level that it may take.
-_CANDIDATES: Final = 32
-_STEPS: Final = 12
+# After so many turns no more than this share of what was over before should be left; else that's all there is.
+_LOOK_EVERY: Final = 30
+_PROGRESS: Final = 0.9
+# Turns of mending.
+_MENDS: Final = 16
+# So few samples of a tile that are still off are mended one by one, in so many steps.
+_FEW: Final = 8
+_STEPS: Final = 60
+# Multiples of these, modulo one, fill the plane evenly.
+_GOLDEN: Final = (0.7548776662, 0.5698402910)
+# Halvings of a span of levels, until what is left of it is below a float's last bit.
+_HALVINGS: Final = 45
 # Conjugate gradients: turns, and what a sample may be off by at the end, in units of white and in levels.
-_CG_TURNS: Final = 400
+_CG_TURNS: Final = 300
 _CG_UNIT: Final = 2e-7
 _CG_LEVELS: Final = 0.05
 _CG_MARGIN: Final = 12
+
+
+class _Effort(NamedTuple):
+    """How hard a tile is worked on."""
+
+    tile: int
+    """Small columns that are looked at together; its rows are a strip's."""
+    margin: int
+    """Small rows and columns around what is wrong whose pixels may change."""
+    inside: float
+    """Samples are wrong that are off by more levels than this."""
+    share: float
+    """Where more of a tile's samples are wrong, it's left alone."""
+    turns: int
+    worth: float
+    """The most that a sample weighs, in steps that a lack of white is answered with."""
+
+
+# What few turns leave behind gets more of them, where it isn't so much that no picture in range has it.
+_EFFORTS: Final = (_Effort(32, 2, _INSIDE, 1.0, 30, 1.5), _Effort(16, 4, 0.5, 0.05, 120, 12.0))
 
 
 @dataclass
@@ -85,11 +105,12 @@ class Tally:
         if not len(self._sums):
             self._sums = np.zeros(len(difference))
         colours = difference[: _colours(len(difference))]
-        self._squares += float(np.square(colours, dtype=np.float64).sum()) / white**2
-        self._sums = self._sums + difference.sum(axis=(1, 2), dtype=np.float64) / white
-        size = np.abs(difference)
-        self.worst = max(self.worst, float(size.max()))
-        self.misses += int((size > HALF_LEVEL).sum())
+        self._squares += float(np.vdot(colours, colours)) / white**2
+        self._sums = self._sums + difference.sum(axis=(1, 2)).astype(np.float64) / white
+        worst = max(float(difference.max()), -float(difference.min()))
+        self.worst = max(self.worst, worst)
+        if worst > HALF_LEVEL:
+            self.misses += int(np.count_nonzero(np.abs(difference) > HALF_LEVEL))
         self.samples += difference.size
         each = self.samples // len(difference)
         mean = self._squares / (each * len(colours))
@@ -129,6 +150,8 @@ def consistent_bands(
         exact = _solved(planes, source, shape, reduction, white)
     if made == np.float32:
         finished = exact
+    elif reduction.name == "box":
+        finished = _in_blocks(exact, source, shape, scale, white)
     else:
         fitted = _in_range(exact, source, shape, reduction, white)
         finished = _rounded(fitted, source, shape, reduction, white)
@@ -160,14 +183,14 @@ class _Rows:
     """Planes (c, rows, cols) of which a stretch is at hand, appended below and forgotten above."""
 
     def __init__(self) -> None:
-        self.parts: list[Floats] = []
+        self.parts: list[npt.NDArray[Any]] = []
         self.start = self.stop = 0
 
-    def append(self, part: Floats) -> None:
+    def append(self, part: npt.NDArray[Any]) -> None:
         self.parts.append(part)
         self.stop += part.shape[1]
 
-    def __call__(self, first: int, last: int) -> Floats:
+    def __call__(self, first: int, last: int) -> npt.NDArray[Any]:
         """Rows [first, last), one array; for reading."""
         found, top = [], self.start
         for part in self.parts:
@@ -208,14 +231,12 @@ def _planes(bands: Iterable[Array], shape: Shape, rows: int) -> Iterator[Floats]
             raise ShapeError(f"a band of {band.shape} in {band.dtype} doesn't belong to a picture of {shape}")
         total += len(band)
         while len(band):
-            part = band[: strip.shape[1] - filled].transpose(2, 0, 1)
-            here = strip[:, filled : filled + part.shape[1]]
-            if band.dtype == np.float32:
-                here[...] = part
-            else:
-                np.divide(part, np.float32(KINDS[band.dtype]), out=here, dtype=np.float32)
-            filled += part.shape[1]
-            band = band[part.shape[1] :]
+            part = band[: strip.shape[1] - filled]
+            if band.dtype != np.float32:
+                part = np.divide(part, np.float32(KINDS[band.dtype]), dtype=np.float32)
+            strip[:, filled : filled + len(part)] = part.transpose(2, 0, 1)
+            filled += len(part)
+            band = band[len(part) :]
             if filled == strip.shape[1]:
                 yield strip
                 left = shape[0] - total + len(band)
@@ -345,88 +366,153 @@ def _in_range(
     dtype = np.float32 if white < 256 else np.float64
     levels, beyond = _Rows(), _Rows()
     for start, stop in _spans(shape[0], step):
-        last = min(shape[0], stop + _MARGIN + 2 * reach)
+        last = min(shape[0], stop + _EFFORTS[-1].margin + 2 * reach)
         while levels.stop < scale * last:
             exact: Floats = next(strips).astype(dtype, copy=False)
             np.multiply(exact, white, out=exact)
-            inside = np.clip(exact, 0, white)
-            cut = np.abs(exact - inside).reshape(shape[2], exact.shape[1] // scale, scale, shape[1], scale)
-            levels.append(inside)
-            beyond.append(cut.max(axis=(2, 4)))
+            beyond.append(np.maximum(exact.max(axis=2) - white, -exact.min(axis=2))[..., None])
+            levels.append(np.clip(exact, 0, white, out=exact))
         first = max(0, start - 2 * reach)
-        window = levels(scale * first, scale * last)
-        windowed = beyond(first, last)
-        changed = bool(windowed.max() * reduction.gain > _INSIDE[0])
-        if changed:
-            wanted = np.multiply(source(first, last), white, dtype=dtype)
-            over = np.abs(_window_reduced(window, (first, last), shape, reduction) - wanted) > _INSIDE[0]
-            own = over[:, start - first : stop - first]
-            for left, right in _spans(shape[1], _TILE):
-                for channel in range(shape[2]):  # each for itself, so that none depends on another
-                    places = np.argwhere(own[channel, :, left:right])
-                    if len(places):
-                        corner = np.array([start, left])
-                        low, high = places.min(axis=0) + corner, places.max(axis=0) + corner + 1
-                        rows = _around((int(low[0]), int(high[0])), (first, last), start, shape[0], reduction)
-                        cols = _around((int(low[1]), int(high[1])), (0, shape[1]), 0, shape[1], reduction)
-                        _fit(window[channel], wanted[channel], first, rows, cols, shape, reduction, white)
-        if changed:
+        if beyond(scale * first, scale * last).max() * reduction.gain > _INSIDE:
+            window = levels(scale * first, scale * last)
+            missing = np.multiply(source(first, last), white, dtype=dtype)
+            missing -= _window_reduced(window, (first, last), shape, reduction)
+            known: dict[tuple[object, ...], Floats] = {}
+            for plane, short in zip(window, missing, strict=True):  # each for itself: none depends on another
+                _fit(plane, short, first, (start, stop), shape, reduction, white, known)
             _replace(levels, scale * first, window)
         yield levels(scale * start, scale * stop).copy()
         levels.forget(scale * (stop - 2 * reach))
-        beyond.forget(stop - 2 * reach)
+        beyond.forget(scale * (stop - 2 * reach))
 
 
-class _Stretch(NamedTuple):
-    """Of one axis: small samples [first, last) that are looked at, and [start, stop) whose large ones may change."""
+class _Tile(NamedTuple):
+    """A rectangle of a window: what of it may change, and all that feels it."""
 
-    first: int
-    last: int
-    start: int
-    stop: int
+    pixels: tuple[slice, slice]
+    """Of the window's rows and columns: those of `samples`."""
+    samples: tuple[slice, slice]
+    free: tuple[slice, slice]
+    """Of `pixels`."""
+    patch: Patch
+    place: tuple[Span, Span]
 
 
-def _around(span: Span, known: Span, fixed: int, size: int, reduction: Reduction) -> _Stretch:
-    """The stretch around a span, within what is known; nothing before `fixed` may change.
+def _tiles(
+    short: Floats,
+    levels: tuple[float, float],
+    watched: Span,
+    first: int,
+    mine: Span,
+    below: int,
+    step: int,
+    margin: int,
+    shape: Shape,
+    reduction: Reduction,
+) -> Iterator[_Tile]:
+    """Tiles around samples that are wrong, `step` columns of them at a time, from left to right.
 
-    All samples that a change is felt by lie in the stretch and want nothing outside of it.
+    short: what the samples of a window, whose first row is `first`, lack by now; levels: what is wrong is short of more
+    than the first and less than the second of them; watched: the rows whose samples count; pixels from the start of
+    the rows `mine` to `below` may change.
     """
-    context = 2 * reduction.reach
-    first = max(known[0], span[0] - _MARGIN - context)
-    last = min(known[1], span[1] + _MARGIN + context)
-    start = first if first == 0 else first + context
-    return _Stretch(first, last, max(fixed, start), last if last == size else last - context)
+    scale, reach = reduction.scale, reduction.reach
+    for left, right in _spans(shape[1], step):
+        size = np.abs(short[watched[0] - first : watched[1] - first, left:right])
+        if size.max() <= levels[0]:
+            continue
+        places = np.argwhere((size > levels[0]) & (size < levels[1]))
+        if not len(places):
+            continue
+        corner = np.array([watched[0], left])
+        least, most = corner + places.min(axis=0), corner + places.max(axis=0) + 1
+        free: list[Span] = []
+        felt: list[Span] = []
+        for begin, end, low, high, side in zip(least, most, (mine[0], 0), (below, shape[1]), shape[:2], strict=True):
+            free.append((max(low, int(begin) - margin), min(high, int(end) + margin)))
+            felt.append((max(0, free[-1][0] - reach), min(side, free[-1][1] + reach)))
+        yield _Tile(
+            _slices(felt, (first, 0), scale),
+            _slices(felt, (first, 0), 1),
+            _slices(free, (felt[0][0], felt[1][0]), scale),
+            reduction.patch(shape[:2], felt[0], felt[1]),
+            (free[0], free[1]),
+        )
+
+
+def _slices(spans: list[Span], corner: Span, scale: int) -> tuple[slice, slice]:
+    rows, cols = (slice(scale * (a - top), scale * (b - top)) for (a, b), top in zip(spans, corner, strict=True))
+    return rows, cols
 
 
 def _fit(
     plane: Floats,
-    wanted: Floats,
-    top: int,
-    rows: _Stretch,
-    cols: _Stretch,
+    short: Floats,
+    first: int,
+    mine: Span,
     shape: Shape,
     reduction: Reduction,
     white: float,
+    known: dict[tuple[object, ...], Floats],
 ) -> None:
-    """Bring one rectangle of a window's plane, whose first small row is `top`, nearer to what is wanted."""
-    scale = reduction.scale
-    patch = reduction.patch(shape[:2], rows[:2], cols[:2])
-    large = (
-        slice(scale * (rows.first - top), scale * (rows.last - top)),
-        slice(scale * cols.first, scale * cols.last),
-    )
-    aim = wanted[rows.first - top : rows.last - top, cols.first : cols.last]
-    free = (
-        slice(scale * (rows.start - rows.first), scale * (rows.stop - rows.first)),
-        slice(scale * (cols.start - cols.first), scale * (cols.stop - cols.first)),
-    )
+    """Bring small rows `mine` of a window's plane, whose first one is `first`, nearer to what is wanted.
+
+    short: what its samples lack, kept up to date; known: the changes of tiles that were met before.
+    """
     pace = 1 / (1.05 * reduction.largest)
-    best = plane[large][None]
-    for inside in _INSIDE:
-        best, left = _descended(best, aim[None], patch, free, white, inside, pace)
-        if left <= 0.5 - inside:
+    for effort in _EFFORTS:
+        levels = effort.inside, math.inf
+        below = min(shape[0], mine[1] + effort.margin)
+        for tile in _tiles(short, levels, mine, first, mine, below, effort.tile, effort.margin, shape, reduction):
+            part, lack = plane[tile.pixels], short[tile.samples]
+            if np.count_nonzero(np.abs(lack) > effort.inside) > effort.share * lack.size:
+                continue
+            key = effort, *tile.place, part.tobytes(), lack.tobytes()
+            if key not in known:
+                low, high = np.zeros((2, 1, *part.shape), part.dtype)
+                low[0][tile.free] = -part[tile.free]
+                high[0][tile.free] = white - part[tile.free]
+                known[key] = _nearest(lack[None], tile.patch, low, high, pace, white, effort)
+            part += known[key][0]
+            np.clip(part, 0, white, out=part)
+            lack -= tile.patch.reduce(known[key])[0]
+
+
+def _nearest(
+    lack: Floats, patch: Patch, low: Floats, high: Floats, pace: float, white: float, effort: _Effort
+) -> Floats:
+    """The least change of pixels, from `low` to `high`, that leaves samples little of what they lack.
+
+    It's the adjoint of a weight for each sample, cut off where there is no more room, and the weights are found by
+    FISTA on the dual problem (Beck and Teboulle 2009, doi:10.1137/080716542), begun again where its inertia leads
+    astray (O'Donoghue and Candes 2015, doi:10.1007/s10208-013-9150-3). Weights are bounded: what no change can bring
+    counts by its size and not by its square, so that few samples miss much, and the others nothing.
+    """
+    number = lack.dtype.type
+    slack, bound, step = number(pace * _INSIDE), number(effort.worth * pace * white), number(pace)
+    weight = ahead = np.zeros_like(lack)
+    left, inertia, before = lack, 1.0, math.inf
+    for turn in range(1, effort.turns + 1):
+        moved = ahead + step * left
+        moved -= np.minimum(np.maximum(moved, -slack), slack)
+        np.minimum(np.maximum(moved, -bound, out=moved), bound, out=moved)
+        way = moved - weight
+        if np.vdot(left, way) < 0:
+            inertia = 1.0
+        following = (1 + math.sqrt(1 + 4 * inertia**2)) / 2
+        ahead = moved + number((inertia - 1) / following) * way
+        weight, inertia = moved, following
+        change = patch.adjoint(ahead)
+        np.minimum(np.maximum(change, low, out=change), high, out=change)
+        left = lack - patch.reduce(change)
+        if max(left.max(), -left.min()) <= _NEAR:
             break
-    plane[large] = best[0]
+        if turn % _LOOK_EVERY == 0:
+            over = float(np.maximum(np.abs(left) - _NEAR, 0).sum())
+            if over > _PROGRESS * before:
+                break
+            before = over
+    return change
 
 
 def _replace(rows: _Rows, first: int, window: Floats) -> None:
@@ -440,55 +526,7 @@ def _replace(rows: _Rows, first: int, window: Floats) -> None:
         top = bottom
 
 
-def _descended(
-    part: Floats, wanted: Floats, patch: Patch, free: tuple[slice, slice], white: float, inside: float, pace: float
-) -> tuple[Floats, float]:
-    """FISTA on half the squares of what samples are off by over `inside`; and the most that is left of that."""
-    rows, cols = free
-
-    def over(picture: Floats) -> Floats:
-        off = np.where(patch.whole, wanted - patch.reduce(picture), 0)
-        return np.asarray(off - np.clip(off, -inside, inside))
-
-    now, ahead, inertia = part, part.copy(), 1.0
-    excess = over(part)
-    before = float(np.square(excess).sum())
-    if before == 0:
-        return part, 0.0
-    for turn in range(1, _TURNS + 1):
-        moved = part.copy()
-        push = patch.adjoint(excess)
-        moved[:, rows, cols] = np.clip(ahead[:, rows, cols] + pace * push[:, rows, cols], 0, white)
-        following = (1 + math.sqrt(1 + 4 * inertia**2)) / 2
-        ahead = moved + (inertia - 1) / following * (moved - now)
-        now, inertia = moved, following
-        excess = over(ahead)
-        if turn % _LOOK_EVERY == 0:
-            left = over(now)
-            after = float(np.square(left).sum())
-            worth = _WORTH if np.abs(left).max() > _OUT_OF_REACH else _WORTH_NEAR
-            if after == 0 or after > (1 - worth) * before:
-                break
-            before = after
-    left = over(now)
-    return now, float(np.abs(left).max())
-
-
 # ---- 3: whole levels
-
-
-class _Moves(NamedTuple):
-    """What one level more does, for the heaviest pixels of a sample."""
-
-    rows: npt.NDArray[np.intp]
-    """(k,) large rows, counted from the sample's own first one."""
-    cols: npt.NDArray[np.intp]
-    weight: Floats
-    """(k,) on the sample itself."""
-    effect: Floats
-    """(k, n, m) on the samples around it, which begin `above` rows and `left` columns before it."""
-    above: int
-    left: int
 
 
 def _rounded(
@@ -507,14 +545,43 @@ def _rounded(
         exact = window[:, mine].copy()
         window[:, mine] = np.rint(exact)
         wanted = source(first, last).astype(window.dtype) * white
-        off = _window_reduced(window, (first, last), shape, reduction) - wanted
-        top = max(0, start - reach) - first
-        bottom = min(shape[0], stop + reach) - first
-        for channel in range(shape[2]):
-            _mend(window[channel], off[channel], exact[channel], (first, top, bottom), mine, shape, reduction, white)
+        short = wanted - _window_reduced(window, (first, last), shape, reduction)
+        for planes in zip(window, short, exact, strict=True):
+            _mend(*planes, first, (start, stop), shape, reduction, white)
         _replace(levels, scale * first, window)
         yield window[:, mine]
         levels.forget(scale * (stop - 2 * reach))
+
+
+def _in_blocks(strips: Iterator[Floats], source: _Source, shape: Shape, scale: int, white: float) -> Iterator[Floats]:
+    """Strips of whole levels whose blocks have the source's means, which can always be had.
+
+    The nearest values in range that have a mean are the old ones, moved together and cut off; of their fractions the
+    largest become whole.
+    """
+    for start, stop in _spans(shape[0], _strip(scale)):
+        parts = (shape[2], stop - start, scale, shape[1], scale)
+        blocks = next(strips).reshape(parts).transpose(0, 1, 3, 2, 4).reshape(-1, scale**2) * white
+        means = source(start, stop).astype(np.float64).reshape(-1, 1) * white
+        beyond = (blocks.min(axis=1) < 0) | (blocks.max(axis=1) > white)
+        blocks[beyond] = _moved_into_range(blocks[beyond], means[beyond], white)
+        levels = np.floor(blocks)
+        more = np.rint(means * scale**2) - levels.sum(axis=1, keepdims=True)
+        rank = np.argsort(np.argsort(levels - blocks, axis=1, kind="stable"), axis=1)
+        levels += rank < more
+        whole = levels.reshape(shape[2], stop - start, shape[1], scale, scale).transpose(0, 1, 3, 2, 4)
+        yield whole.reshape(shape[2], scale * (stop - start), scale * shape[1])
+
+
+def _moved_into_range(blocks: Floats, means: Floats, white: float) -> Floats:
+    """(n, values), each plus one number for all of its block so that the means come out between 0 and `white`."""
+    low, high = -blocks.max(axis=1, keepdims=True), white - blocks.min(axis=1, keepdims=True)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        above = np.clip(blocks + middle, 0, white).mean(axis=1, keepdims=True) > means
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    moved: Floats = np.clip(blocks + high, 0, white)
+    return moved
 
 
 def _window_reduced(window: Floats, rows: Span, shape: Shape, reduction: Reduction) -> Floats:
@@ -528,90 +595,80 @@ def _window_reduced(window: Floats, rows: Span, shape: Shape, reduction: Reducti
 
 def _mend(
     plane: Floats,
-    off: Floats,
+    short: Floats,
     exact: Floats,
-    rows: tuple[int, int, int],
-    mine: slice,
+    first: int,
+    mine: Span,
     shape: Shape,
     reduction: Reduction,
     white: float,
 ) -> None:
-    """Move pixels of the rows `mine` by one level each until samples are within half a level, or nothing helps.
+    """Round pixels of small rows `mine` the other way until samples are within half a level, or nothing helps.
 
-    rows: the window's first small row in the picture, and the samples [top, bottom) of it that are looked after.
+    exact: what the rows were before rounding.
     """
-    first, top, bottom = rows
-    scale = reduction.scale
-    size = np.abs(off[top:bottom])
-    places = np.argwhere((size > _MENDED_FROM) & (size < _MENDED_TO))
-    for row, col in places + np.array([top, 0]):
-        moves = _moves(reduction, *_place(first + row, shape[0], reduction), *_place(col, shape[1], reduction))
-        at = scale * row + moves.rows, scale * col + moves.cols
-        movable = (at[0] >= mine.start) & (at[0] < mine.stop)
-        if not movable.any():
-            continue
-        above, left = row - moves.above, col - moves.left
-        inner = max(0, -above)
-        near = off[max(0, above) : above + moves.effect.shape[1], left : left + moves.effect.shape[2]]
-        effects = moves.effect[:, inner : inner + near.shape[0]]
-        for _ in range(_STEPS):
-            if abs(off[row, col]) <= _MENDED_FROM:
-                break
-            way = -np.sign(off[row, col]) * np.sign(moves.weight)
-            value = np.where(movable, plane[np.clip(at[0], 0, len(plane) - 1), at[1]], 0)
-            open_ = movable & (value + way >= 0) & (value + way <= white)
-            if not open_.any():
-                break
-            moved = near + way[:, None, None] * effects
-            gain = _cost(near) - _cost(moved)
-            here = np.where(movable, exact[np.clip(at[0] - mine.start, 0, len(exact) - 1), at[1]], 0)
-            farther = np.square(value + way - here) - np.square(value - here)
-            score = np.where(open_, gain - 1e-4 * farther, -np.inf)
-            chosen = int(np.argmax(score))
-            if gain[chosen] <= 1e-6 or not open_[chosen]:
-                break
-            plane[at[0][chosen], at[1][chosen]] += way[chosen]
-            near[...] = moved[chosen]
-
-
-def _cost(off: Floats) -> Floats:
-    """What samples (..., n, m) are off by over the half level that they may be, squared and summed."""
-    return np.asarray(np.square(np.maximum(np.abs(off) - _MENDED_FROM, 0)).sum(axis=(-2, -1)))
-
-
-def _place(index: int, size: int, reduction: Reduction) -> Span:
-    """How far a sample lies from both borders, as far as that matters."""
-    far = 4 * reduction.reach + 2
-    return min(int(index), far), min(size - 1 - int(index), far)
-
-
-@lru_cache(maxsize=1024)
-def _moves(reduction: Reduction, above: int, below: int, left: int, right: int) -> _Moves:
-    """The moves for a sample that has so many samples around it."""
     reach, scale = reduction.reach, reduction.scale
-    shape = above + 1 + below, left + 1 + right
-    rows = max(0, above - 3 * reach), min(shape[0], above + 3 * reach + 1)
-    cols = max(0, left - 3 * reach), min(shape[1], left + 3 * reach + 1)
-    patch = reduction.patch(shape, rows, cols)
-    own = np.zeros((1, rows[1] - rows[0], cols[1] - cols[0]))
-    own[0, above - rows[0], left - cols[0]] = 1
-    weight = patch.adjoint(own)[0]
-    order = np.argsort(-np.abs(weight), axis=None, kind="stable")[:_CANDIDATES]
-    order = order[np.abs(weight.ravel()[order]) > 1e-9]
-    places = np.unravel_index(order, weight.shape)
-    single = np.zeros((len(order), *weight.shape))
-    single[np.arange(len(order)), places[0], places[1]] = 1
-    effect = patch.reduce(single)
-    near = max(0, above - 2 * reach), max(0, left - 2 * reach)
-    ends = min(shape[0], above + 2 * reach + 1), min(shape[1], left + 2 * reach + 1)
-    return _Moves(
-        places[0] + scale * (rows[0] - above),
-        places[1] + scale * (cols[0] - left),
-        weight.ravel()[order],
-        effect[:, near[0] - rows[0] : ends[0] - rows[0], near[1] - cols[0] : ends[1] - cols[0]],
-        above - near[0],
-        left - near[1],
-    )
+    watched = max(0, mine[0] - reach), min(shape[0], mine[1] + reach)
+    levels = _MENDED_FROM, _MENDED_TO
+    pace = plane.dtype.type(1 / reduction.largest)
+
+    for tile in _tiles(short, levels, watched, first, mine, mine[1], 32, max(1, reach), shape, reduction):
+        lack, whole = short[tile.samples], plane[tile.pixels]
+        free = whole[tile.free]
+        top = tile.pixels[0].start + tile.free[0].start - scale * (mine[0] - first)
+        left = tile.pixels[1].start + tile.free[1].start
+        real = exact[top : top + free.shape[0], left : left + free.shape[1]]
+        # Pixels give way by different amounts, so that equal ones don't all go to another level at once.
+        down, right = np.arange(len(real)) + top + scale * mine[0], np.arange(real.shape[1]) + left
+        giving = 2 * ((_GOLDEN[0] * down[:, None] + _GOLDEN[1] * right) % 1).astype(real.dtype)
+        weight = np.zeros((1, *lack.shape), lack.dtype)
+        change = np.zeros((1, *whole.shape), lack.dtype)
+        near = np.abs(lack) < _MENDED_TO
+        now, best, most, kept = lack, lack, lack.size + 1, free
+        for _ in range(_MENDS):
+            over = np.where(near, now - np.clip(now, -_MENDED_FROM, _MENDED_FROM), 0)
+            missed = np.count_nonzero(over)
+            if missed < most:
+                most, best, kept = int(missed), now, change[0][tile.free] + free
+            if not missed:
+                break
+            weight[0] += pace * over
+            moved = giving * tile.patch.adjoint(weight)[0][tile.free] + real
+            change[0][tile.free] = np.rint(np.clip(moved, 0, white)) - free
+            now = lack - tile.patch.reduce(change)[0]
+        if 0 < most <= _FEW:
+            kept, best = _stepped(tile, whole.shape, best, kept, white)
+        short[tile.samples] = best
+        free[...] = kept
+
+
+def _stepped(tile: _Tile, size: tuple[int, ...], lack: Floats, kept: Floats, white: float) -> tuple[Floats, Floats]:
+    """The few samples that are left, by steps of one pixel each: the pixels that may change, and what is lacking then.
+
+    size: of the tile's pixels, (rows, cols).
+    """
+    change = np.zeros((1, *size), lack.dtype)
+    tried = np.zeros(kept.shape, bool)
+    for _ in range(_STEPS):
+        over = lack - np.clip(lack, -_MENDED_FROM, _MENDED_FROM)
+        over[np.abs(lack) >= _MENDED_TO] = 0
+        if not over.any():
+            break
+        pull = tile.patch.adjoint(over[None])[0][tile.free]
+        pull[tried | (np.where(pull > 0, kept >= white, kept <= 0))] = 0
+        place = np.unravel_index(np.argmax(np.abs(pull)), pull.shape)
+        step = np.sign(pull[place])
+        if not step:
+            break
+        change[0][tile.free][place] = step
+        then = lack - tile.patch.reduce(change)[0]
+        change[0][tile.free][place] = 0
+        worse = np.square(np.maximum(np.abs(then) - _MENDED_FROM, 0)).sum() >= np.square(over).sum()
+        tried[place] = worse
+        if not worse:
+            lack, kept = then, kept.copy()
+            kept[place] += step
+    return kept, lack
 
 
 # ---- the figure
@@ -629,7 +686,7 @@ def _measured(
     """Bands as they are; their reduction is compared with the source as soon as it can be."""
     large = _Rows()
     wanted, reduce = _reducer(shape, target, reduction)
-    spans = iter(_spans(shape[0], 32))
+    spans = iter(_spans(shape[0], 16))
     span = next(spans, None)
     rows = 0
     for band in bands:
@@ -640,12 +697,13 @@ def _measured(
         rows += len(band)
         if band.shape[1:] != (target[1], shape[2]) or rows > target[0]:
             raise ShapeError(f"a band of {band.shape} doesn't belong to a picture of {(*target, shape[2])}")
-        large.append(np.ascontiguousarray(band.transpose(2, 0, 1).astype(dtype)))
+        large.append(band.reshape(1, len(band), -1).copy())  # the taker may change what it was given
         while span is not None:
             first, last = wanted(span)
             if large.stop < last:
                 break
-            small = reduce(large, span)
+            pixels: Floats = large(first, last).reshape(-1, *band.shape[1:]).astype(dtype, copy=False)
+            small = reduce(pixels, span)
             tally.add(small - np.multiply(source(*span), white, dtype=dtype), white)
             source.forget(span[0] - 2 * (reduction.reach if reduction else 0))
             large.forget(first)
@@ -656,8 +714,8 @@ def _measured(
 
 def _reducer(
     shape: Shape, target: tuple[int, int], reduction: Reduction | None
-) -> tuple[Callable[[Span], Span], Callable[[_Rows, Span], Floats]]:
-    """Which large rows small rows want, and how they are made of them."""
+) -> tuple[Callable[[Span], Span], Callable[[Floats, Span], Floats]]:
+    """Which large rows small rows want, and how they are made of them: (rows, cols, c) -> (c, rows, cols)."""
     if reduction is not None and reduction.kernel is not None:
         operator = reduction
 
@@ -668,17 +726,22 @@ def _reducer(
             first, last = around(span)
             return operator.scale * first, operator.scale * last
 
-        def reduce(large: _Rows, span: Span) -> Floats:
+        def blurred(pixels: Floats, span: Span) -> Floats:
             first, last = around(span)
             patch = operator.patch(shape[:2], (first, last), (0, shape[1]))
-            return patch.reduce(large(*wanted(span)))[:, span[0] - first : span[1] - first]
+            return patch.reduce(pixels.transpose(2, 0, 1))[:, span[0] - first : span[1] - first]
 
-        return wanted, reduce
+        return wanted, blurred
 
     down, right = (
         resampling_line(new, old) if reduction is None else reduction.line(old)
         for new, old in zip(target, shape[:2], strict=True)
     )
-    return lambda span: down.taps.bounds(*span), lambda large, span: _reduced(
-        large, span, down, right.reducing_blocks, large.parts[0].dtype
-    )
+
+    def resized(pixels: Floats, span: Span) -> Floats:
+        matrix = down.reducing(*span)[0].astype(pixels.dtype)
+        low = (matrix @ pixels.reshape(len(pixels), -1)).reshape(len(matrix), *pixels.shape[1:])
+        lines = np.ascontiguousarray(low.transpose(2, 0, 1)).reshape(-1, low.shape[1])
+        return across(lines, right.reducing_blocks).reshape(pixels.shape[2], len(matrix), -1)
+
+    return lambda span: down.taps.bounds(*span), resized

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,8 @@ __all__ = ["JsonLines", "Terminal"]
 
 # How often a machine hears of a video.
 _LINE_SECONDS: Final = 1.0
+# Files of a note that are named.
+_NAMED: Final = 3
 
 
 class Terminal(Progress):
@@ -87,8 +88,12 @@ class Terminal(Progress):
             if result.status == "planned" or (lone and result.status == "done"):
                 _say(_line(result))
         things = _things(report)
-        for note, count in Counter(note for result in report.results for note in result.notes).items():
-            _say(f"note: {one_line(note)}" if lone else f"note: {count} of {len(report.results)} {things}: {note}")
+        sources: dict[str, list[str]] = {}
+        for result in report.results:
+            for note in result.notes:
+                sources.setdefault(note, []).append(result.source.name)
+        for note, names in sources.items():
+            _say(f"note: {'' if lone else _which(names, len(report.results), things)}{one_line(note)}")
         if not lone:
             statuses = ("done", "planned", "skipped", "failed")
             parts = [f"{report.count(status)} {status}" for status in statuses if report.count(status)]
@@ -135,6 +140,12 @@ def _line_of(facts: dict[str, Any]) -> None:
     print(json.dumps(plain), flush=True)  # noqa: T201
 
 
+def _which(names: list[str], total: int, things: str) -> str:
+    """How many, and where that isn't all of them, which: the first few."""
+    shown = ", ".join([*map(one_line, names[:_NAMED]), *["…"] * (len(names) > _NAMED)])
+    return f"{len(names)} of {total} {things}{'' if len(names) == total else f' ({shown})'}: "
+
+
 def _things(report: Report) -> str:
     videos = sum(result.video is not None for result in report.results)
     return {0: "pictures", len(report.results): "videos"}.get(videos, "files")
@@ -154,7 +165,7 @@ def _line(result: Result) -> str:
 def _fidelity(found: Consistency) -> str:
     if found.psnr is None:
         return f"made small again by {found.operator}, it is the source exactly"
-    near = "" if found.misses else ", nowhere more than half a level"
+    near = "" if found.misses else ", no sample off by more than half a level"
     return f"made small again by {found.operator}, it is {found.psnr:.2f} dB from the source{near}"
 
 

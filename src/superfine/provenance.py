@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from superfine.atomic import written_whole
 from superfine.clip import Clip, stretch
-from superfine.errors import OutputError, ShapeError, SourceError
+from superfine.errors import OutputError, ShapeError, SourceError, UsageError
 from superfine.footage import kind_of, read_footage
 from superfine.image import Picture, format_of, open_picture, xmp_of
 from superfine.pngtext import patch_text, text_chunks, xmp_in
@@ -45,6 +45,7 @@ __all__ = [
     "Recorder",
     "Unrecorded",
     "find_record",
+    "keeps_every_bit",
     "keeps_pixels",
     "kernel_hash",
     "machine",
@@ -68,6 +69,8 @@ _LARGEST_RECORD: Final = 64_000
 #: Records of the source, of its source and so on that are kept.
 _MOST_EARLIER: Final = 8
 _LARGEST_NUMBER: Final = 2**53
+#: Levels of white at which a float32 sample times white and back is off by less than a millionth of white.
+_SCALABLE: Final = (1e-30, 1e30)
 # What a consistency figure may grow by once it is known.
 _SPARE: Final = 128
 _NO_HASH: Final = "0" * 64
@@ -135,7 +138,7 @@ class Pixels:
     channels: int
     dtype: Literal["uint8", "uint16", "float32"]
     sha256: str | None
-    """None of an output whose format doesn't keep its pixels exactly."""
+    """None of an output whose format doesn't keep its pixels to the last bit."""
     bits: int | None = None
     """Bits a sample in the file, of an input."""
     frames: int | None = None
@@ -309,19 +312,27 @@ class PixelHash:
 
 
 def keeps_pixels(picture: Picture, output: Path, shape: Shape, dtype: np.dtype[Any], quality: int | None) -> bool:
-    """Whether `save_picture` writes a file that is decoded to exactly the pixels that it got.
+    """Whether `save_picture` writes a file that is decoded to the pixels that it got.
 
-    picture: the source, which decides with its own losses and its level of white.
+    To the last bit, but for a float TIFF with a level of white of its own: that is scaled to the level and rounded
+    once in float32, which is below a millionth of white. picture: the source, which decides with its own losses and
+    its level of white.
     """
     match format_of(output).name:
         case "png":
             return True
         case "tiff":
-            return dtype != np.float32 or picture.white == 1
+            return dtype != np.float32 or _SCALABLE[0] <= picture.white <= _SCALABLE[1]
         case "webp":  # which has no grey
             return quality is None and picture.lossless and shape[2] >= 3
         case _:
             return False
+
+
+def keeps_every_bit(picture: Picture, output: Path, shape: Shape, dtype: np.dtype[Any], quality: int | None) -> bool:
+    """Whether that file is decoded to the same pixels to the last bit, so that a hash of them says something."""
+    scaled = dtype == np.float32 and picture.white != 1
+    return not scaled and keeps_pixels(picture, output, shape, dtype, quality)
 
 
 # ---- making
@@ -419,7 +430,7 @@ class Recorder:
         if picture.turned:
             self._stored = open_picture(picture.path, max_megapixels=math.inf, white=workshop.job.white)
         shape = (*route.target, picture.shape[2])
-        lasting = keeps_pixels(picture, output, shape, route.made, workshop.job.quality)
+        lasting = keeps_every_bit(picture, output, shape, route.made, workshop.job.quality)
         draft = record_of(
             workshop,
             route,
@@ -616,7 +627,8 @@ def write_sidecar(output: Path, record: Record) -> None:
 def find_record(output: Path) -> Found | None:
     """The record of a file: the one inside, else the one beside it; None where there is none.
 
-    Raises SourceError where the file can't be read, or what it holds isn't one record.
+    Raises SourceError where the file can't be read, or what it holds isn't one record; UsageError where its XMP can't
+    be searched and nothing lies beside it.
     """
     problem = ""
     if output.is_file() and not kind_of(output):
@@ -634,7 +646,10 @@ def find_record(output: Path) -> Found | None:
     beside = sidecar_of(output)
     if not beside.is_file():
         if problem:
-            raise SourceError(f"{output}: {problem}, and there is no {beside.name}")
+            raise UsageError(
+                f"{output}: holds no record that can be found, since {problem}, and there is no {beside.name}"
+                " beside it; if the file was renamed, give its record that name"
+            )
         return None
     try:
         with beside.open("rb") as file:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.color import KINDS
-from superfine.destination import check_free, check_holds, fewer_bits, keeps_turn, made_dtype
+from superfine.destination import check_folder, check_free, check_holds, fewer_bits, keeps_turn, made_dtype
 from superfine.encoding import CONTAINERS
 from superfine.engine import Precision
 from superfine.errors import ShapeError, SourceError, SuperfineError, UsageError
@@ -245,10 +245,11 @@ def _check_wishes(listing: Listing, job: Job) -> None:
 def _checked_map(path: Path, listing: Listing, *, overwrite: bool) -> Path:
     """Where the guess map goes. Raises UsageError where there is more than one picture, or no place for it."""
     if len(listing.items) != 1 or listing.items[0].moves:
-        raise UsageError(f"--guess-map {path}: is made of one picture; enlarge it alone")
+        raise UsageError(f"--guess-map {path}: belongs to one still picture; enlarge it alone")
     item = listing.items[0]
     if path.suffix.lower() != ".png":
         raise UsageError(f"--guess-map {path}: a guess map is a 16-bit PNG; give it a name that ends in .png")
+    check_folder(path)
     for made in (path, overlay_path(path)):
         if made.resolve() in (item.source.resolve(), item.output.resolve()):
             raise UsageError(f"--guess-map {path}: {made} is the source or the result; choose another name")
@@ -400,8 +401,7 @@ class _Run:
         guess = None if self._guess_map is None else _guess_for(picture, item.output, workshop, route)
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
-        for made in filter(None, (item.output, self._guess_map)):
-            make_folder(made.parent, made)
+        make_folder(item.output.parent, item.output)
         # Pictures that are still encoded take memory too; what each of them has fixed is the same.
         while self._pending and self._taken() + route.memory - FIXED_BYTES > workshop.limit:
             self._settle()
@@ -518,6 +518,8 @@ class _Run:
                 limit = self._workshops.job.max_megapixels
                 source = open_picture(pending.item.source, max_megapixels=limit, upright=True)
                 write_guess_map(self._guess_map, source, pending.item.output, pending.guess)
+                told = f"guess map: {self._guess_map}, and as heat over the result {overlay_path(self._guess_map)}"
+                result = replace(result, notes=(*result.notes, told))
         except (SuperfineError, MemoryError, OSError) as error:
             result = _failure(pending.item, error)
         self._finish(result, 0)
@@ -610,8 +612,9 @@ def _drift(found: Consistency, tally: Tally, workshop: Workshop, route: Route) -
     if route.reduction is not None:
         if found.misses:
             yield (
-                f"no picture found between black and white that is the source by {found.operator}: {found.misses:,} of"
-                f" {found.samples:,} samples are off by more than half a level, at most {found.worst:.3g}"
+                f"between black and white no picture was found that is the source again by {found.operator}:"
+                f" {found.misses:,} of {found.samples:,} samples are off by more than half a level, at most"
+                f" {found.worst:.3g} levels of {KINDS[route.made]:,.0f}"
             )
         return
     colour, structure = max(map(abs, tally.drift)) > _MOST_DRIFT, (found.psnr or math.inf) < _LEAST_CONSISTENT

@@ -200,6 +200,8 @@ def plan_video(source: Path, output: Path, workshop: Workshop, clip: Clip | None
         notes.append(f"lossless {clip.codec} becomes {made.codec}, which isn't; --codec ffv1 in .mkv is")
     if clip.interlaced and job.interlaced == "deinterlace":
         notes.append(DEINTERLACED)
+    if job.consistent is not None and made.codec != "png" and not (made.codec == "webp" and clip.lossless):
+        notes.append(f"{made.codec} changes pixels, so the frames are consistent only until they're encoded")
     route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, made.codec, 1))
     if route.frames > 1:
         route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, made.codec, route.frames))

@@ -5,6 +5,7 @@ make the file again from its source, and to get the same pixels.
 """
 
 import math
+import os
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from superfine.clip import Clip, stretch
 from superfine.color import KINDS
 from superfine.encoding import CODECS
 from superfine.engine import ENGINES, Precision, cpu_features, engine_state
-from superfine.errors import ModelError, ShapeError, SourceError, UsageError
+from superfine.errors import ModelError, ShapeError, UsageError
 from superfine.fidelity import Tally, measured_bands
 from superfine.footage import open_footage, read_footage
 from superfine.image import MAX_MEGAPIXELS, Picture, open_picture
@@ -42,6 +43,7 @@ from superfine.provenance import (
     sidecar_of,
 )
 from superfine.route import MAX_SCALE, Job, Size, Workshop
+from superfine.stills import has_place
 from superfine.terminal import one_line
 from superfine.upscale import Progress, upscale_path
 
@@ -55,6 +57,8 @@ _LEVEL_PSNR: Final = 20 * math.log10(255)
 #: Figures are written with three digits, and sums end in other last bits elsewhere.
 _FIGURE: Final = 0.01
 _SLACK: Final = 1 + 1e-6
+#: Of white: what scaling float32 samples to a level of white and back may change.
+_ROUNDING: Final = 1e-6
 _PROVEN: Final = (
     "Proven: superfine makes this of {} with the options of the record: it was made again just now, and compared."
 )
@@ -65,8 +69,16 @@ _UNSIGNED: Final = (
     "Proven: nothing. The record isn't signed: whoever can write the file can write the record. That they fit each"
     " other only shows that nothing was damaged by chance."
 )
-_CURE: Final = "What proves it is the source: superfine verify {} --source FILE makes it again and compares."
-_WITHOUT: Final = "What would prove it is to make it again from its source: {}."
+_CURE: Final = (
+    "NOTHING WAS PROVEN: that nothing contradicts the record is no proof. What proves it is the source:"
+    " superfine verify {} --source FILE makes it again and compares."
+)
+_WITHOUT: Final = (
+    "NOTHING WAS PROVEN: that nothing contradicts the record is no proof, and it wasn't made again from its source: {}."
+)
+_CHANGED: Final = "the file or its record was changed, or they don't belong together"
+#: Checks that no version of superfine and no kind of machine explains.
+_WHATEVER_MADE_IT: Final = {"size", "pixels", "software", "source"}
 
 
 @dataclass(frozen=True)
@@ -106,14 +118,33 @@ class Verification:
         """What is proven and what is not, in plain words."""
         wrong = dict.fromkeys(check.name for check in self.checks if check.holds is False)
         if wrong:
-            changed = "the file or its record was changed, or they don't belong together"
-            return (f"Does not hold: {', '.join(wrong)}; {changed}.",)
+            return (f"Does not hold: {', '.join(wrong)}; {self._reason(set(wrong))}.",)
         if self.proven:
             return (_PROVEN.format(self.source), _NEVER_PROVEN.format(self.source))
         if self.source is not None:
-            reason = next(check.words for check in self.checks if check.name == "recomputed")
-            return (_UNSIGNED, _WITHOUT.format(reason))
+            open_ones = {check.name: check.words for check in self.checks if check.holds is None}
+            return (_UNSIGNED, _WITHOUT.format(open_ones.get("networks") or open_ones["recomputed"]))
         return (_UNSIGNED, _CURE.format(self.output))
+
+    def _reason(self, wrong: set[str]) -> str:
+        """What may lie behind it; another version of superfine where that explains all of it."""
+        here = version("superfine")
+        if self.record is None:
+            return f"it was damaged or changed, or a version of superfine other than this {here} wrote it"
+        if wrong & _WHATEVER_MADE_IT:
+            return _CHANGED
+        if self.record.version != here:
+            there = one_line(self.record.version)
+            return (
+                "another version of superfine may make other pixels, and the record names"
+                f" {there} where this is {here}; or {_CHANGED}: verify it with superfine {there}"
+            )
+        if "recomputed" in wrong:
+            return (
+                "another version of superfine may make other pixels, such as a build before or after this one that"
+                f" calls itself {here} too; or {_CHANGED}"
+            )
+        return _CHANGED
 
 
 def verify(
@@ -130,12 +161,12 @@ def verify(
 
     model: the network's file, where it isn't one that is shipped. kernel: that of the operator which the file was made
     consistent with, where it was a given one. The file is made again in the folder of temporary files. Raises
-    UsageError where there is no record, SourceError where the file or the source can't be read.
+    UsageError where there is no such file, source or kernel, or no record; SourceError where one can't be read.
     """
-    output = Path(output)
-    source = None if source is None else Path(source)
-    if not output.exists():
-        raise SourceError(f"{output}: there is no such file")
+    output = _there("the file to verify", output)
+    source = None if source is None else _source_there(source)
+    kernel = None if kernel is None else _there("the kernel", kernel)
+    model = None if model is None else str(_as_path("the model", model))
     found = find_record(output)
     if found is None:
         raise UsageError(
@@ -146,14 +177,35 @@ def verify(
         record = read_text(found.text)
     except ValueError as error:
         return Verification(output, found.place, None, (Check("record", False, f"isn't a record: {error}"),), source)
-    case = _Case(output, record, None if kernel is None else Path(kernel), max_megapixels)
+    case = _Case(output, record, kernel, max_megapixels)
     where = "in the file" if found.place == output else f"in {found.place.name}"
     checks = [Check("record", True, f"well-formed, {where}"), *_fitting(case), _software(record)]
-    job, networks = _asked(case, None if model is None else str(model), memory_gb)
+    job, networks = _asked(case, model, memory_gb)
     checks.append(networks)
     if source is not None:
         checks += _of_source(case, source, job, progress or Progress())
     return Verification(output, found.place, record, tuple(checks), source)
+
+
+def _as_path(what: str, given: object) -> Path:
+    """Raises UsageError for what names no file, such as an array."""
+    if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
+        raise UsageError(f"verify: {what} is given by its name, a str or a Path, not {type(given).__name__}")
+    return Path(given)
+
+
+def _there(what: str, given: object) -> Path:
+    """The same of what must exist. Raises UsageError."""
+    path = _as_path(what, given)
+    if not path.exists():
+        raise UsageError(f"{path}: {what} isn't there: there is no such file; look at its name")
+    return path
+
+
+def _source_there(given: object) -> Path:
+    """The same of a source, which may be a pattern that names many frames."""
+    path = _as_path("its source", given)
+    return path if has_place(path) else _there("its source", path)
 
 
 @dataclass(frozen=True)
@@ -174,6 +226,13 @@ class _Case:
     def lasting(self) -> bool:
         """The file has the pixels that were made, not what an encoder left of them."""
         return self.record.output.sha256 is not None
+
+    @property
+    def rounding(self) -> float | None:
+        """How far the file's samples may lie from those that were made, of white; None where an encoder decides."""
+        if self.lasting:
+            return 0.0
+        return _ROUNDING if self.record.output.dtype == "float32" else None
 
     def source(self, path: Path, *, upright: bool = False) -> Picture:
         """A source as the record's work saw it: with the same level of white, where it's float."""
@@ -223,10 +282,13 @@ def _fitting(case: _Case) -> Iterator[Check]:
     there = f"{picture.size[1]} x {picture.size[0]}"
     yield Check("size", fits, there if fits else f"is {there}, and the record says {said}")
     if not case.lasting:
-        yield Check("pixels", None, "this format doesn't keep pixels exactly, so the record has no hash of them")
+        why = "this format doesn't keep pixels exactly"
+        if case.rounding is not None:
+            why = "they were scaled to their level of white and rounded once in float32, below a millionth of white"
+        yield Check("pixels", None, f"{why}, so the record has no hash of them")
         return
     same = _picture_hash(picture) == made.sha256
-    words = "have the hash that the record says" if same else "are others than those that the record says"
+    words = "have the hash that the record says" if same else "differ from those that the record says"
     yield Check("pixels", same, words)
 
 
@@ -318,10 +380,17 @@ def _networks(record: Record, workshop: Workshop, *, given: bool) -> Check:
         return Check("networks", classical, words)
     if not others:
         return Check("networks", True, f"{names}: the files have the hashes that the record says")
-    words = f"{', '.join(others)}: the file here has another hash than the record says"
+    words = "; ".join(
+        f"{name}: the file here has another hash than the record says"
+        if name in known
+        else f"{name}: no network of that name is here for {record.options.model}"
+        for name in others
+    )
     if given or record.version == version("superfine"):
         return Check("networks", False, words)
-    return Check("networks", None, f"{words}; superfine {record.version} may have shipped another")
+    return Check(
+        "networks", None, f"{words}; superfine {record.version} may have shipped another: give its file with --model"
+    )
 
 
 # ---- with the source
@@ -337,7 +406,7 @@ def _of_source(case: _Case, source: Path, job: Job | None, progress: Progress) -
     else:
         there = _picture_hash(case.source(source))
     if there != case.record.input.sha256:
-        yield Check("source", False, f"{source}: its pixels are others than those that the record says")
+        yield Check("source", False, f"{source}: its pixels differ from those that the record says")
         return
     yield Check("source", True, f"{source}: its pixels have the hash that the record says")
     if not case.moves and case.record.consistency is not None:
@@ -369,11 +438,20 @@ def _consistency(case: _Case, source: Path, said: Consistency) -> Check:
         return Check("consistency", False, f"can't be measured as the record says: {error}")
     then = math.inf if said.psnr is None else said.psnr
     words = f"reduced by {said.operator}, against its source: {_figure(now)}"
-    if not case.lasting:
+    if case.rounding is None:
         return Check("consistency", None, f"{words}; before it was encoded {_figure(then)}, says the record")
     if now == then or abs(now - then) <= _FIGURE:
         return Check("consistency", True, f"{words}, as the record says")
-    return Check("consistency", False, f"{words}, and the record says {_figure(then)}")
+    if case.rounding:
+        words += "; it was rounded once in float32 since"
+    return Check("consistency", _within(now, then, case.rounding), f"{words}, and the record says {_figure(then)}")
+
+
+def _within(first: float, second: float, apart: float) -> bool:
+    """Whether two PSNRs are of root mean squares that lie at most so far apart, of white."""
+    if apart == 0 or min(first, second) < 0:
+        return False
+    return abs(float(10 ** (-first / 20)) - float(10 ** (-second / 20))) <= apart
 
 
 def _reduced(case: _Case, small: Picture, large: Picture, operator: str) -> float:
@@ -424,7 +502,7 @@ def _recomputed(case: _Case, source: Path, job: Job, progress: Progress) -> Iter
         now = _record_of(again)
     here = machine(result.engine if record.networks else "")
     alike = here == record.machine and record.version == version("superfine") and result.halo_kind in ("exact", "")
-    yield _judged(found, alike=alike, lasting=case.lasting)
+    yield _judged(found, alike=alike, rounding=case.rounding)
     if not found.unequal and now is not None:
         if others := _said_otherwise(now, record, alike=alike):
             yield Check("record", False, f"made again, it says otherwise: {', '.join(others)}")
@@ -528,17 +606,26 @@ def _differing(first: Iterable[Array], second: Iterable[Array]) -> _Difference:
     return found
 
 
-def _judged(found: _Difference, *, alike: bool, lasting: bool) -> Check:
-    """alike: on the same kind of machine, by tiles that promise the last bit. lasting: the format keeps pixels."""
+def _judged(found: _Difference, *, alike: bool, rounding: float | None) -> Check:
+    """alike: on the same kind of machine, by tiles that promise the last bit. rounding: as `_Case` has it."""
     if not found.unequal:
-        again = "" if lasting else " and encoded again"
+        again = " and encoded again" if rounding is None else ""
         return Check("recomputed", True, f"made again{again}: all {found.samples:,} samples are equal to the last bit")
-    apart = f"made again, {found.unequal:,} of {found.samples:,} samples differ, by {found.largest / _LEVEL:.3g} levels"
-    near = found.largest <= _LEVEL * _SLACK if lasting else found.psnr >= _LEVEL_PSNR
-    if not lasting:
+    if rounding and found.largest <= rounding:
+        words = (
+            f"made again: all {found.samples:,} samples are equal to a millionth of white, which rounding may change"
+        )
+        return Check("recomputed", True, words)
+    levels = f"{found.largest / _LEVEL:.3g}"
+    apart = (
+        f"made again, {found.unequal:,} of {found.samples:,} samples {'differs' if found.unequal == 1 else 'differ'},"
+        f" by {levels} {'level' if levels == '1' else 'levels'}"
+    )
+    near = found.psnr >= _LEVEL_PSNR if rounding is None else found.largest <= _LEVEL * _SLACK
+    if rounding is None:
         apart += f" at most ({found.psnr:.1f} dB)"
     if near and not alike:
         return Check("recomputed", True, f"{apart}: what another kind of machine, version or tiling may make of it")
     if near:
         return Check("recomputed", False, f"{apart}, though it was made on the same kind of machine: none should")
-    return Check("recomputed", False, f"{apart}: it isn't what superfine makes of this source")
+    return Check("recomputed", False, f"{apart}: it isn't what superfine {version('superfine')} makes of this source")

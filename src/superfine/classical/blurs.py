@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
 from superfine.classical.kernels import (
-    Reduction,
+    KernelReduction,
     anisotropic_kernel,
     resampler_kernel,
     straight_motion_kernel,
@@ -144,7 +144,7 @@ def blurred(large: Bytes, kernel: Floats, scale: int) -> Bytes:
     """
     rows, cols = large.shape[0] // scale, large.shape[1] // scale
     planes = np.moveaxis(large, 2, 0).astype(np.float64)
-    small = Reduction(kernel, scale, (rows, cols))(planes)
+    small = KernelReduction(kernel, scale, (rows, cols))(planes)
     return np.ascontiguousarray(np.moveaxis(np.rint(np.clip(small, 0, 255)), 0, 2).astype(np.uint8))
 
 

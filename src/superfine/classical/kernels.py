@@ -19,8 +19,8 @@ from superfine.errors import ShapeError, UsageError
 __all__ = [
     "SCALES",
     "DrawnKernel",
+    "KernelReduction",
     "Kernels",
-    "Reduction",
     "anisotropic_kernel",
     "check_kernel",
     "fast_length",
@@ -233,11 +233,11 @@ class DrawnKernel:
     def start(self, large: Floats, draw: np.random.Generator) -> Floats:
         """A plane (H, W) in 0..1, sides multiples of the scale, made small, in 8 bits, and enlarged again, in 0..1."""
         size = (large.shape[0] // self.scale, large.shape[1] // self.scale)
-        small = Reduction(self.made, self.scale, size)(large)
+        small = KernelReduction(self.made, self.scale, size)(large)
         if self.noise:
             small = small + draw.normal(0, self.noise / 255, small.shape)
         small = np.round(np.clip(small, 0, 1) * 255) / 255
-        return np.clip(Reduction(self.taken, self.scale, size).start(small, max(self.noise, self.doubt)), 0, 1)
+        return np.clip(KernelReduction(self.taken, self.scale, size).start(small, max(self.noise, self.doubt)), 0, 1)
 
 
 def rounding_and(noise: float) -> float:
@@ -246,7 +246,7 @@ def rounding_and(noise: float) -> float:
 
 
 @dataclass(frozen=True)
-class Reduction:
+class KernelReduction:
     """y = down_s(x * k) for pictures of one size: planes (..., s*h, s*w) become (..., h, w).
 
     Raises ShapeError where the kernel is larger than the large picture.

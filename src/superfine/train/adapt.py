@@ -27,7 +27,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from superfine.atomic import written_whole
-from superfine.classical.kernels import Reduction, check_kernel, middle
+from superfine.classical.kernels import KernelReduction, check_kernel, middle
 from superfine.classical.resample import matlab_resize
 from superfine.color import FULL_LUMA
 from superfine.engine import open_engine
@@ -261,12 +261,12 @@ def _prepare(net: Net, plane: Floats, scale: int, kernel: Floats, noise: float, 
     """What `net` is to learn of the luma `plane` (h, w) in 0..1."""
     rows, cols = (side // (2 * scale) * 2 * scale for side in plane.shape)
     plane, draw = plane[:rows, :cols], np.random.default_rng((seed, 0))
-    large = _tensor(Reduction(kernel, scale, (rows, cols)).start(plane, noise))
+    large = _tensor(KernelReduction(kernel, scale, (rows, cols)).start(plane, noise))
     with torch.no_grad():
         sharp = net(large[None, None])[0, 0].clamp(0, 1).numpy()
     levels = np.round(sharp * 255).astype(np.uint8)[..., None]
     target = matlab_resize(levels, (rows, cols))[..., 0] / 255
-    again = Reduction(kernel, scale, (rows // scale, cols // scale))
+    again = KernelReduction(kernel, scale, (rows // scale, cols // scale))
     own = _tensor(again.start(np.round(again(plane) * 255) / 255, noise))
     starts = []
     for made in [kernel, *(_misjudged(kernel, scale, draw) for _ in range(_MISJUDGED))]:

@@ -25,7 +25,7 @@ import torch
 from superfine.atomic import written_whole
 from superfine.blind.estimate import estimate_kernel
 from superfine.classical.degrade import Degradation, degrade
-from superfine.classical.kernels import Kernels, Reduction, resampler_kernel
+from superfine.classical.kernels import KernelReduction, Kernels, resampler_kernel
 from superfine.classical.resample import KERNELS, matlab_resize, taps
 from superfine.color import FULL_LUMA, to_kind, to_unit
 from superfine.errors import MissingExtraError, SourceError, TrainingError
@@ -676,7 +676,7 @@ def _makers(pictures: Pictures, config: TrainConfig, chosen: Iterable[int]) -> l
 def _by_kernel(kernel: Floats, scale: int, large: Bytes, draw: np.random.Generator) -> Bytes:  # noqa: ARG001
     """(s*h, s*w, 3), blurred and made small, as 8 bits."""
     size = (large.shape[0] // scale, large.shape[1] // scale)
-    planes = Reduction(kernel, scale, size)(np.moveaxis(large.astype(np.float64), 2, 0))
+    planes = KernelReduction(kernel, scale, size)(np.moveaxis(large.astype(np.float64), 2, 0))
     return np.moveaxis(np.round(np.clip(planes, 0, 255)).astype(np.uint8), 0, 2)
 
 

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 
-from superfine.classical.kernels import Reduction
+from superfine.classical.kernels import KernelReduction
 from superfine.errors import TrainingError
 from superfine.train.conclude import conclude
 from superfine.train.config import REDUCED, OptimizerConfig, TrainConfig
@@ -370,7 +370,7 @@ class _Again:
 
     def __call__(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         large = np.moveaxis(self._engine(pixels), 2, 0).astype(np.float64)
-        small = Reduction(self._kernel, self._engine.scale, pixels.shape[1:3])(large)
+        small = KernelReduction(self._kernel, self._engine.scale, pixels.shape[1:3])(large)
         return np.moveaxis(small, 0, 2).astype(np.float32)
 
 

@@ -190,7 +190,7 @@ def laplace(coded: Tensor, error: Tensor) -> Tensor:
 def reduced(large: Tensor, kernels: Tensor, scale: int) -> Tensor:
     """down_s(large * k), each sample by its own kernel: (N, C, s*h, s*w) -> (N, C, h, w), differentiable.
 
-    kernels: (N, n, m), or (1, n, m) for all. The same as `classical.kernels.Reduction`, replicated border
+    kernels: (N, n, m), or (1, n, m) for all. The same as `classical.kernels.KernelReduction`, replicated border
     and centre rule included; in float32 also under autocast.
     """
     samples, _, rows, cols = large.shape

@@ -1,0 +1,408 @@
+"""The routes: the page, and the API below /api/v1."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+
+from superfine.serve import schema
+from superfine.serve.archive import packed
+from superfine.serve.crew import Worker
+from superfine.serve.guard import Door, Guard
+from superfine.serve.limits import RefusedError
+from superfine.serve.service import Service, Settings
+
+__all__ = ["API", "make_app"]
+
+API: Final = "/api/v1"
+# Without a change for so long, a comment keeps proxies from closing the connection.
+_HEARTBEAT_SECONDS: Final = 15.0
+# Changes that come faster are told together.
+_EVENT_SECONDS: Final = 0.2
+_MOST_ZIPPED: Final = 500
+_PAGE_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
+}
+Key = Annotated[schema.Id, InPath(description="An id of 32 hexadecimal digits.")]
+_FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+_EVENT: Final = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"const": "job"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobState"},
+        },
+    },
+}
+_UPLOAD_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+            "application/octet-stream": _FILE,
+        },
+    }
+}
+
+
+def make_app(
+    settings: Settings, door: Door | None = None, make_worker: Callable[[frozenset[int]], Worker] | None = None
+) -> Guard:
+    """The whole application, for any ASGI server: routes behind the guard.
+
+    make_worker: from the cores that it may use; a process by default.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(settings, make_worker)
+        app.state.service = service
+        await service.open()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(
+        title="superfine",
+        version=_version(),
+        summary="Super-resolution that runs unplugged, loses nothing, and says what it did.",
+        docs_url=None,  # they would fetch scripts from elsewhere
+        redoc_url=None,
+        openapi_url=f"{API}/openapi.json",
+        lifespan=life,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _not_found)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _failed)
+    app.include_router(_api())
+    _add_page(app)
+    return Guard(app, door or Door())
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("superfine")
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+# ---- routes
+
+
+def _api() -> APIRouter:
+    api = APIRouter(prefix=API, responses=schema.failures(400, 401, 403, 422))
+    _add_uploads(api)
+    _add_jobs(api)
+    _add_results(api)
+    _add_models(api)
+
+    @api.get("/health", tags=["server"])
+    async def health(request: Request) -> schema.Health:
+        """Whether the server works, how much it has to do, and what it takes."""
+        return _service(request).health()
+
+    return api
+
+
+def _add_uploads(api: APIRouter) -> None:
+    @api.post(
+        "/uploads",
+        status_code=201,
+        tags=["uploads"],
+        responses=schema.failures(408, 413, 415, 503),
+        openapi_extra=_UPLOAD_BODY,
+    )
+    async def upload(request: Request) -> schema.UploadState:
+        """Send a picture or a video: as a form's field `file`, or as the body, with its name in X-File-Name."""
+        return schema.UploadState.model_validate(
+            await _service(request).add_upload(request.stream(), request.headers), from_attributes=True
+        )
+
+    @api.get("/uploads", tags=["uploads"])
+    async def uploads(request: Request) -> list[schema.UploadState]:
+        """All uploads, newest first."""
+        found = _service(request).uploads()
+        return [schema.UploadState.model_validate(upload, from_attributes=True) for upload in found]
+
+    @api.get("/uploads/{key}", tags=["uploads"], responses=schema.failures(404))
+    async def show_upload(request: Request, key: Key) -> schema.UploadState:
+        """What is known of an upload."""
+        return schema.UploadState.model_validate(_service(request).upload(key), from_attributes=True)
+
+    @api.get(
+        "/uploads/{key}/view",
+        tags=["uploads"],
+        response_class=FileResponse,
+        responses={**schema.failures(404), 200: {"content": {"image/*": _FILE}}},
+    )
+    async def view_upload(request: Request, key: Key) -> FileResponse:
+        """The source as browsers can show it; of a video its first frame."""
+        path, kind = await _service(request).upload_view(key)
+        return _shown(path, kind)
+
+    @api.delete("/uploads/{key}", status_code=204, tags=["uploads"], responses=schema.failures(404, 409))
+    async def delete_upload(request: Request, key: Key) -> None:
+        """Throw a source away."""
+        _service(request).delete_upload(key)
+
+
+def _add_jobs(api: APIRouter) -> None:
+    @api.post("/jobs", status_code=202, tags=["jobs"], responses=schema.failures(404, 413, 415, 429, 503))
+    async def submit(request: Request, asked: schema.JobRequest) -> schema.JobState:
+        """Queue a job."""
+        service = _service(request)
+        return service.job_state(await service.add_job(asked))
+
+    @api.get("/jobs", tags=["jobs"])
+    async def jobs(request: Request) -> list[schema.JobState]:
+        """All jobs, newest first."""
+        return _service(request).jobs()
+
+    @api.get("/jobs/{key}", tags=["jobs"], responses=schema.failures(404))
+    async def show_job(request: Request, key: Key) -> schema.JobState:
+        """How a job stands."""
+        service = _service(request)
+        return service.job_state(service.job(key))
+
+    @api.get(
+        "/jobs/{key}/events",
+        tags=["jobs"],
+        response_class=StreamingResponse,
+        responses={
+            **schema.failures(404, 503),
+            200: {"content": {"text/event-stream": {"schema": _EVENT}}},
+        },
+    )
+    async def events(request: Request, key: Key) -> StreamingResponse:
+        """Each change of a job as an event `job`, whose data is the whole job; ends when the job has."""
+        service = _service(request)
+        service.job(key)
+        listening = service.crew.listening()
+        await listening.__aenter__()  # a refusal must come before the answer begins
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_events(service, key, listening), media_type="text/event-stream", headers=headers)
+
+    @api.post("/jobs/{key}/cancel", tags=["jobs"], responses=schema.failures(404, 409))
+    async def cancel(request: Request, key: Key) -> schema.JobState:
+        """End a job at its next tile or frame."""
+        service = _service(request)
+        return service.job_state(await service.cancel(key))
+
+    @api.delete("/jobs/{key}", status_code=204, tags=["jobs"], responses=schema.failures(404))
+    async def delete_job(request: Request, key: Key) -> None:
+        """Throw a job and its files away; one that is under way is cancelled."""
+        await _service(request).delete_job(key)
+
+
+def _add_results(api: APIRouter) -> None:
+    gone = schema.failures(404, 409, 410)
+
+    @api.get(
+        "/jobs/{key}/result",
+        tags=["results"],
+        response_class=FileResponse,
+        responses={**gone, 200: {"content": {"image/*": _FILE, "video/*": _FILE}}, 206: {"description": "A range"}},
+    )
+    async def result(request: Request, key: Key) -> FileResponse:
+        """The file, to be saved."""
+        path, job = _service(request).result(key)
+        return FileResponse(path, media_type=_service(request).job_state(job).result.type, filename=job.name)  # type: ignore[union-attr]
+
+    @api.get(
+        "/jobs/{key}/view",
+        tags=["results"],
+        response_class=FileResponse,
+        responses={**gone, **schema.failures(415), 200: {"content": {"image/*": _FILE, "video/*": _FILE}}},
+    )
+    async def view_result(request: Request, key: Key) -> FileResponse:
+        """The result as browsers can show it."""
+        path, kind = await _service(request).result_view(key)
+        return _shown(path, kind)
+
+    @api.get(
+        "/jobs/{key}/guess-map",
+        tags=["results"],
+        response_class=FileResponse,
+        responses={**gone, 200: {"content": {"image/png": _FILE}}},
+    )
+    async def heat(request: Request, key: Key) -> FileResponse:
+        """The result with heat over it: how far each pixel may be off."""
+        return _shown(_service(request).guess_map(key, heat=True), "image/png")
+
+    @api.get(
+        "/jobs/{key}/guess-map.png",
+        tags=["results"],
+        response_class=FileResponse,
+        responses={**gone, 200: {"content": {"image/png": _FILE}}},
+    )
+    async def guess_map(request: Request, key: Key) -> FileResponse:
+        """The same as numbers: a 16-bit PNG, which says itself what they mean."""
+        service = _service(request)
+        name = f"{Path(service.job(key).name).stem}_guess.png"
+        return FileResponse(service.guess_map(key, heat=False), media_type="image/png", filename=name)
+
+    @api.get(
+        "/results.zip",
+        tags=["results"],
+        response_class=StreamingResponse,
+        responses={**gone, 200: {"content": {"application/zip": _FILE}}},
+    )
+    async def results(
+        request: Request, job: Annotated[list[schema.Id], Query(min_length=1, max_length=_MOST_ZIPPED)]
+    ) -> StreamingResponse:
+        """Several results as one zip."""
+        found = [_service(request).result(key) for key in dict.fromkeys(job)]
+        files = [(made.name, path) for path, made in found]
+        headers = {"Content-Disposition": 'attachment; filename="superfine.zip"'}
+        return StreamingResponse(packed(files), media_type="application/zip", headers=headers)
+
+
+def _add_models(api: APIRouter) -> None:
+    @api.get("/models", tags=["models"])
+    async def models(request: Request) -> list[schema.ModelState]:
+        """Networks, then methods."""
+        return _service(request).models()
+
+    @api.post(
+        "/models",
+        status_code=201,
+        tags=["models"],
+        responses=schema.failures(408, 413, 415, 503),
+        openapi_extra=_UPLOAD_BODY,
+    )
+    async def add_model(request: Request) -> schema.ModelState:
+        """Send a network, .onnx or .safetensors, where the server allows it; its `name` is what jobs call it."""
+        return await _service(request).add_model(request.stream(), request.headers)
+
+    @api.delete("/models/{key}", status_code=204, tags=["models"], responses=schema.failures(404, 409))
+    async def delete_model(request: Request, key: Key) -> None:
+        """Throw an uploaded network away."""
+        _service(request).delete_model(key)
+
+
+def _add_page(app: FastAPI) -> None:
+    """The files of the page, each by its own name: nothing that is asked for becomes a path."""
+    files = {entry.name: entry for entry in (resources.files("superfine.serve") / "page").iterdir() if entry.is_file()}
+
+    def serve(name: str) -> Callable[[], Awaitable[Response]]:
+        kind = _PAGE_TYPES[Path(name).suffix]
+
+        async def page() -> Response:
+            return Response(files[name].read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+        return page
+
+    for name in files:
+        if Path(name).suffix in _PAGE_TYPES:
+            app.add_api_route(f"/{name}", serve(name), include_in_schema=False)
+    if "index.html" in files:
+        app.add_api_route("/", serve("index.html"), include_in_schema=False)
+
+
+# ---- answers
+
+
+def _shown(path: Path, kind: str) -> FileResponse:
+    return FileResponse(path, media_type=kind, content_disposition_type="inline")
+
+
+async def _events(service: Service, key: str, listening: Any) -> AsyncIterator[str]:
+    import asyncio
+
+    told = ""
+    try:
+        while True:
+            job = service.store.jobs.get(key)
+            if job is None or service.crew.closing:
+                return
+            state = service.job_state(job).model_dump_json()
+            if state != told:
+                told = state
+                yield f"event: job\ndata: {state}\n\n"
+            if job.over:
+                return
+            if not await service.crew.changed(job, _HEARTBEAT_SECONDS):
+                yield ": still here\n\n"
+            elif not job.over:
+                await asyncio.sleep(_EVENT_SECONDS)
+    finally:
+        await listening.__aexit__(None, None, None)
+
+
+def _answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)  # noqa: S101 - registered for it
+    after = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return _answer(error.status, error.code, str(error), after)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
+    return _answer(422, "invalid", f"{place}: {str(first.get('msg', 'is wrong'))[:300]}")
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    if error.status_code == 404:
+        return _answer(
+            404, "not-found", f"there is nothing here; the API begins at {API}, and {API}/openapi.json says what it has"
+        )
+    if error.status_code == 405:
+        allow = {"Allow": ", ".join(_methods(request))}
+        return _answer(405, "wrong-method", "this can't be asked by that method", allow)
+    return _answer(error.status_code, "bad-request", str(error.detail), dict(error.headers or {}))
+
+
+def _methods(request: Request) -> list[str]:
+    """All by which a path can be asked; Starlette names those of its first route alone."""
+    found: set[str] = set()
+    for method in ("DELETE", "GET", "POST"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] == Match.FULL for route in request.app.routes):
+            found.add(method)
+    return sorted(found)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return _answer(400, "gone", "the sender hung up")
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return _answer(500, "failed", "the server failed; its log says how")

@@ -1,0 +1,182 @@
+"""The body of a request on its way to the disk, counted while it comes and never held whole."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+from urllib.parse import unquote
+
+from superfine.serve.limits import RefusedError
+
+__all__ = ["received"]
+
+#: A sender that says nothing for so long is given up.
+_QUIET_SECONDS: Final = 60.0
+# What a form may hold besides its file.
+_FORM_BYTES: Final = 64_000
+_TOLD: Final = re.compile(r"filename\*=(?:UTF-8|utf-8)''([^;]+)")
+
+
+async def received(
+    body: AsyncIterator[bytes], headers: Any, path: Path, most: int, check: Callable[[int], None] = lambda count: None
+) -> str:
+    """Write the file of a request to `path`; returns the name that it was sent with.
+
+    A form's field `file`, or a bare body with its name, percent-encoded, in X-File-Name. most: bytes; check: hears of
+    each 16 MB that have come. Raises RefusedError.
+    """
+    kind = headers.get("content-type", "")
+    length = headers.get("content-length")
+    if length is not None and length.isdigit() and int(length) > most + _FORM_BYTES:
+        raise _too_large(most)
+    with path.open("xb") as file:
+        target = _Target(file, most, check)
+        if kind.lower().startswith("multipart/"):
+            return await _form(body, kind, target)
+        async for chunk in _lively(body):
+            target.add(chunk)
+        if not target.count:
+            raise RefusedError(
+                400, "no-file", "there is no file in the request; send one as its body, or as a form's field `file`"
+            )
+        return unquote(headers.get("x-file-name", ""), errors="replace")
+
+
+class _Target:
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, file: BinaryIO, most: int, check: Callable[[int], None]) -> None:
+        self._file = file
+        self._most = most
+        self._check = check
+        self._checked = 0
+        self.count = 0
+
+    def add(self, chunk: bytes) -> None:
+        self.count += len(chunk)
+        if self.count > self._most:
+            raise _too_large(self._most)
+        if self.count - self._checked > 16_000_000:
+            self._checked = self.count
+            self._check(self.count)
+        self._file.write(chunk)
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(
+        413,
+        "too-large",
+        f"the file is over {most / 1e6:,.4g} MB, the most that this server takes; make it smaller, or use the command"
+        " line",
+    )
+
+
+async def _lively(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(_QUIET_SECONDS):
+                chunk = await anext(body, None)
+        except TimeoutError as error:
+            raise RefusedError(408, "too-slow", "nothing came for a minute; send the file again") from error
+        if chunk is None:
+            return
+        yield chunk
+
+
+async def _form(body: AsyncIterator[bytes], kind: str, target: _Target) -> str:
+    """The file of a multipart form. Source: RFC 7578; its parser is python-multipart's, fed piece by piece."""
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser, parse_options_header
+
+    _, options = parse_options_header(kind)
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= 200:
+        raise RefusedError(400, "bad-form", "the form has no boundary; send one as a browser or curl -F does")
+    part = _Part(target)
+    callbacks: Any = {
+        "on_part_begin": part.begin,
+        "on_header_begin": part.begin_header,
+        "on_header_field": part.hear_field,
+        "on_header_value": part.hear_value,
+        "on_header_end": part.end_header,
+        "on_headers_finished": part.open,
+        "on_part_data": part.add,
+        "on_part_end": part.end,
+        "on_end": part.finish,
+    }
+    parser = MultipartParser(boundary, callbacks)
+    try:
+        async for chunk in _lively(body):
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as error:
+        raise RefusedError(400, "bad-form", "the form can't be read; send one as a browser or curl -F does") from error
+    if part.name is None or not part.whole or not target.count:
+        raise RefusedError(
+            400, "no-file", "the form holds no whole file in a field `file`; send one as curl -F file=@NAME does"
+        )
+    return part.name
+
+
+class _Part:
+    """What the parser of a form tells, piece by piece."""
+
+    def __init__(self, target: _Target) -> None:
+        self._target = target
+        self._field = b""
+        self._value = b""
+        self._disposition = b""
+        self._others = 0
+        self._is_file = False
+        self.name: str | None = None
+        self.whole = False
+        """The form has its end."""
+
+    def begin(self) -> None:
+        self._disposition, self._is_file = b"", False
+
+    def begin_header(self) -> None:
+        self._field, self._value = b"", b""
+
+    def hear_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+        self._count(end - start)
+
+    def hear_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+        self._count(end - start)
+
+    def end_header(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = self._value
+
+    def open(self) -> None:
+        from python_multipart.multipart import parse_options_header
+
+        _, options = parse_options_header(self._disposition)
+        self._is_file = options.get(b"name") == b"file"
+        if not self._is_file:
+            return
+        if self.name is not None:
+            raise RefusedError(400, "bad-form", "one file at a time; send each by a request of its own")
+        coded = _TOLD.search(self._disposition.decode("latin-1"))
+        plain = options.get(b"filename", b"").decode("utf-8", "replace")
+        self.name = plain if coded is None else unquote(coded[1], errors="replace")
+
+    def add(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._target.add(data[start:end])
+        else:
+            self._count(end - start)
+
+    def end(self) -> None:
+        self._is_file = False
+
+    def finish(self) -> None:
+        self.whole = True
+
+    def _count(self, count: int) -> None:
+        self._others += count
+        if self._others > _FORM_BYTES:
+            raise RefusedError(400, "bad-form", "the form holds more than a file; send it alone, in the field `file`")

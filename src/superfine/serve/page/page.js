@@ -1,0 +1,917 @@
+// @ts-check
+// Files, what to make of them, and how far that is. All that the page knows is in `state`; `paint` shows it.
+import { compare } from "./viewer.js";
+
+/**
+ * As superfine.serve.schema says it.
+ * @typedef {{id: string, name: string, kind: "picture" | "video" | "animation", rows: number, cols: number, frames: number,
+ *   seconds: number, bytes: number, recommended: {model: string, scale: number, why: string}, notes: string[], expires: number}} Upload
+ * @typedef {{id: string, upload: string | null, name: string,
+ *   status: "queued" | "running" | "done" | "failed" | "cancelled" | "expired", progress: number, seconds_left: number | null,
+ *   position: number | null, message: string, model: string, scale: number, rows: number, cols: number, output_rows: number,
+ *   output_cols: number, result: {name: string, bytes: number, type: string} | null, guess_map: boolean,
+ *   consistency: {operator: string, psnr: number | null, samples: number, misses: number, worst: number} | null, notes: string[],
+ *   created: number, expires: number, video: {frames: number, done: number, fps: number} | null}} Job
+ * @typedef {{name: string, family: string, scale: number, summary: string, frames: number}} Model
+ * @typedef {{upload_bytes: number, megapixels: number, result_megapixels: number, frames: number, hours_kept: number}} Limits
+ * What a person chose; empty strings are "as it comes".
+ * @typedef {{model: string, scale: string, width: string, height: string, format: string, quality: string, codec: string,
+ *   crf: string, from: string, until: string, consistent: string, sharpness: number, guess: boolean, ensemble: boolean}} Choices
+ * One line of the list: a file on its way to the server, on the server, or a job made of it.
+ * @typedef {{key: string, name: string, bytes: number, file: File | null, upload: Upload | null, job: Job | null, choices: Choices | null,
+ *   sent: number, wanted: boolean, stopping: boolean, held: string, error: string, changed: number}} Item
+ * @typedef {"sending" | "refused" | "ready" | "waiting" | Job["status"]} Phase
+ */
+
+const API = "api/v1";
+/** Browsers open six connections to a server at most, over all tabs. */
+const MOST_STREAMS = 2;
+const MOST_UPLOADS = 2;
+const POLL_SECONDS = 3;
+const SCALES = [2, 3, 4, 6, 8, 12, 16];
+const EXACT = "exact";
+const FINAL = ["done", "failed", "cancelled", "expired"];
+const LOSSY = ["jpg", "webp", "avif", "heic"];
+const FORMATS = {
+  picture: { png: "PNG", jpg: "JPEG", webp: "WebP", avif: "AVIF", tif: "TIFF", heic: "HEIC" },
+  animation: { gif: "GIF", webp: "WebP", mp4: "MP4", webm: "WebM" },
+  video: { mp4: "MP4", webm: "WebM", mkv: "Matroska", mov: "QuickTime", gif: "GIF", webp: "WebP" },
+};
+const CODECS = { "": "auto", h264: "H.264", h265: "H.265", av1: "AV1", vp9: "VP9", ffv1: "FFV1, lossless" };
+const OPERATORS = { "": "no", "matlab-bicubic": "under MATLAB's bicubic", bicubic: "under bicubic", box: "under box averages" };
+const SOFT = "photo";
+
+const state = {
+  /** @type {Item[]} */ items: [],
+  /** @type {Model[]} */ models: [],
+  /** @type {Limits | null} */ limits: null,
+  /** @type {Set<string>} */ removed: new Set(),
+  /** @type {Record<string, string>} */ names: {},
+  trouble: "",
+};
+
+// ---- Words
+
+const DIGITS = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+/** "1.2 MB" @param {number} bytes */
+export function bytesText(bytes) {
+  const units = ["bytes", "kB", "MB", "GB"];
+  const place = Math.min(Math.max(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), 0), units.length - 1);
+  return `${DIGITS.format(bytes / 1000 ** place)} ${units[place]}`;
+}
+
+/** "about 2 min" @param {number} seconds */
+export function timeText(seconds) {
+  if (seconds < 5) return "a few seconds";
+  if (seconds < 55) return `about ${Math.round(seconds / 5) * 5} s`;
+  if (seconds < 3300) return `about ${Math.max(1, Math.round(seconds / 60))} min`;
+  return `about ${Math.floor(seconds / 3600 + 0.1)} h ${Math.round(((seconds / 60 + 6) % 60) / 10) * 10 % 60} min`;
+}
+
+/** "640 × 480", width first as people say it. @param {number} rows @param {number} cols */
+export const sizeText = (rows, cols) => `${cols} \u00d7 ${rows}`;
+
+/** "1 file", "3 files" @param {number} count @param {string} noun */
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+/** Seconds of "1:02.5" or "62.5"; null for nothing, NaN for anything else. @param {string} text */
+export function secondsOf(text) {
+  if (text.trim() === "") return null;
+  if (!/^\s*(\d+:){0,2}\d+(\.\d+)?\s*$/.test(text)) return NaN;
+  return text.split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+}
+
+/** @param {Upload} upload */
+function uploadFacts(upload) {
+  const parts = [sizeText(upload.rows, upload.cols), bytesText(upload.bytes)];
+  if (upload.kind !== "picture") parts.splice(1, 0, counted(upload.frames, "frame"), `${upload.seconds.toFixed(1)} s`);
+  return parts.join(" \u00b7 ");
+}
+
+/** @param {Job} job */
+function jobFacts(job) {
+  const way = job.output_rows > 0 ? `${sizeText(job.rows, job.cols)} \u2192 ${sizeText(job.output_rows, job.output_cols)}` : "";
+  return [way, job.model].filter(Boolean).join(" \u00b7 ");
+}
+
+/** The network is read and prepared. @param {Job} job */
+const starting = (job) => job.status === "running" && job.progress === 0 && job.seconds_left === null;
+
+/** @param {Job} job */
+export function progressText(job) {
+  if (job.status === "queued") return job.position ? `In the queue, place ${job.position}` : "In the queue";
+  if (starting(job)) return "Starting";
+  const parts = [`${Math.floor(job.progress * 100)} %`];
+  if (job.video && job.video.frames > 0) parts.push(`${job.video.done} of ${counted(job.video.frames, "frame")}`);
+  if (job.video && job.video.fps > 0) parts.push(`${DIGITS.format(job.video.fps)} a second`);
+  if (job.seconds_left !== null) parts.push(`${timeText(job.seconds_left)} left`);
+  return parts.join(", ");
+}
+
+/** How the result, made small again, compares. @param {Job} job */
+function consistencyText(job) {
+  const found = job.consistency;
+  if (!found) return [];
+  if (found.misses === 0) return [`Made small again by ${found.operator} it is the source, but for rounding.`];
+  return found.psnr === null ? [] : [`Made small again by ${found.operator} it agrees with the source to ${found.psnr.toFixed(1)} dB.`];
+}
+
+/** A sentence of the server without the name that it stands beside. @param {string} message @param {string} name */
+function unnamed(message, name) {
+  const rest = message.startsWith(`${name}: `) ? message.slice(name.length + 2) : message;
+  return rest.charAt(0).toUpperCase() + rest.slice(1);
+}
+
+// ---- What is asked for
+
+/** @param {Upload} upload @returns {Choices} */
+const recommended = (upload) => ({
+  model: upload.recommended.model, scale: String(upload.recommended.scale), width: "", height: "", format: "", quality: "", codec: "",
+  crf: "", from: "", until: "", consistent: "", sharpness: 0, guess: false, ensemble: false,
+});
+
+/** (rows, cols) of the result; null where none is given. @param {Upload} upload @param {Choices} choices */
+export function outputSize(upload, choices) {
+  if (choices.scale !== EXACT) return [upload.rows, upload.cols].map((side) => Math.max(1, Math.round(side * Number(choices.scale))));
+  const [rows, cols] = [Number(choices.height), Number(choices.width)];
+  return Number.isInteger(rows) && Number.isInteger(cols) && rows > 0 && cols > 0 ? [rows, cols] : null;
+}
+
+/** @param {Choices} choices */
+const takesSharpness = (choices) => choices.model === SOFT;
+
+/** The body of POST /jobs: only what a person chose. @param {Upload} upload @param {Choices} choices */
+export function requestOf(upload, choices) {
+  const picture = upload.kind === "picture";
+  /** @type {Record<string, unknown>} */
+  const options = takesSharpness(choices) && choices.sharpness > 0 ? { sharpness: choices.sharpness } : { model: choices.model };
+  if (choices.scale === EXACT) options.size = outputSize(upload, choices);
+  else options.scale = Number(choices.scale);
+  if (choices.format) options.format = choices.format;
+  if (choices.ensemble) options.ensemble = true;
+  if (picture && choices.quality) options.quality = Number(choices.quality);
+  if (picture && choices.consistent) options.consistent = choices.consistent;
+  if (picture && choices.guess) options.guess_map = true;
+  if (!picture && choices.codec) options.codec = choices.codec;
+  if (!picture && choices.crf) options.crf = Number(choices.crf);
+  if (!picture && secondsOf(choices.from) !== null) options.start = secondsOf(choices.from);
+  if (!picture && secondsOf(choices.until) !== null) options.end = secondsOf(choices.until);
+  return { upload: upload.id, options };
+}
+
+/** Why these choices can't be sent; empty where they can. @param {Upload} upload @param {Choices} choices */
+export function objection(upload, choices) {
+  const size = outputSize(upload, choices);
+  if (size === null) return "Give width and height in whole pixels, or choose a factor.";
+  const most = state.limits?.result_megapixels ?? Infinity;
+  if ((size[0] * size[1]) / 1e6 > most) return `That would be ${DIGITS.format((size[0] * size[1]) / 1e6)} megapixels; this server makes up to ${DIGITS.format(most)}.`;
+  if (upload.kind !== "picture") {
+    const [from, until] = [secondsOf(choices.from), secondsOf(choices.until)];
+    if (Number.isNaN(from) || Number.isNaN(until)) return "Write times as 12.5 or 1:02.5.";
+    if (from !== null && until !== null && until <= from) return "The end is to come after the start.";
+  }
+  return "";
+}
+
+/** For the menu: names with what they are, what suits the kind first. @param {Model[]} models @param {Upload} upload @returns {[string, Model[]][]} */
+export function menu(models, upload) {
+  const film = upload.kind !== "picture";
+  const first = new Map();
+  for (const model of models) if (model.scale !== 1 && !first.has(model.family)) first.set(model.family, model);
+  const families = [...first.values()];
+  /** @type {[string, Model[]][]} */
+  const groups = [
+    ["For video", families.filter((model) => film && model.frames > 1)],
+    ["Networks", families.filter((model) => model.scale > 1 && model.frames <= 1)],
+    ["Classical", families.filter((model) => model.scale === 0)],
+  ];
+  return groups.filter(([, members]) => members.length > 0);
+}
+
+// ---- The server
+
+/** Said by the server, in words for people. */
+class Refusal extends Error {
+  /** @param {number} status @param {string} message @param {number} wait in seconds */
+  constructor(status, message, wait) {
+    super(message);
+    this.status = status;
+    this.wait = wait;
+  }
+  /** The same request may succeed later. */
+  get passing() {
+    return this.status === 429 || this.status === 503;
+  }
+}
+
+const GONE = "superfine doesn't answer. Is it still running? Trying again \u2026";
+
+/** @param {number} status @param {string} text @param {string | null} wait */
+function refusal(status, text, wait) {
+  let message = "";
+  try {
+    message = String(JSON.parse(text).error.message);
+  } catch {
+    message = `The server answered ${status} without a reason; its terminal may say more.`;
+  }
+  return new Refusal(status, message, Math.min(Math.max(Number(wait) || POLL_SECONDS, 1), 60));
+}
+
+/** @param {string} path @param {string} method @param {unknown} body */
+async function ask(path, method = "GET", body = undefined) {
+  /** @type {Record<string, string>} */
+  const headers = method === "GET" ? {} : { "X-Superfine": "1" };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(`${API}/${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });
+  } catch {
+    throw new Refusal(0, GONE, POLL_SECONDS);
+  }
+  const text = await answer.text();
+  if (!answer.ok) throw refusal(answer.status, text, answer.headers.get("Retry-After"));
+  return text ? JSON.parse(text) : null;
+}
+
+/** @param {File} file @param {string} name @param {(share: number) => void} tell @param {AbortSignal} signal @returns {Promise<Upload>} */
+function send(file, name, tell, signal) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch doesn't tell how much was sent
+    const form = new FormData();
+    form.append("file", file, name);
+    request.open("POST", `${API}/uploads`);
+    request.setRequestHeader("X-Superfine", "1");
+    request.upload.onprogress = (event) => tell(event.lengthComputable ? event.loaded / event.total : 0);
+    request.onload = () => {
+      if (request.status === 201) resolve(JSON.parse(request.responseText));
+      else reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+    };
+    request.onerror = () => reject(new Refusal(0, "It couldn't be sent: it can't be read any more, or superfine doesn't answer.", POLL_SECONDS));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(form);
+  });
+}
+
+/** @param {number} seconds */
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+
+// ---- The list
+
+/** @param {Item} item @returns {Phase} */
+function phaseOf(item) {
+  if (item.job) return item.job.status;
+  if (!item.upload) return item.error ? "refused" : "sending";
+  return item.wanted ? "waiting" : "ready";
+}
+
+/** The id of its upload. @param {Item} item */
+const sourceOf = (item) => item.job?.upload ?? item.upload?.id ?? "";
+
+/** @param {Partial<Item>} given @returns {Item} */
+function newItem(given) {
+  return {
+    key: crypto.randomUUID?.() ?? String(Math.random()), name: "", bytes: 0, file: null, upload: null, job: null, choices: null,
+    sent: 0, wanted: false, stopping: false, held: "", error: "", changed: performance.now(), ...given,
+  };
+}
+
+/** The list after an answer to GET /jobs that was asked for at `asked`. @param {Item[]} items @param {Job[]} jobs newest first @param {number} asked */
+function merged(items, jobs, asked) {
+  const listed = new Map(jobs.map((job) => [job.id, job]));
+  const known = new Set(items.map((item) => item.job?.id));
+  const kept = items.filter((item) => !item.job || listed.has(item.job.id) || item.changed > asked);
+  for (const item of kept) if (item.job && item.changed <= asked) item.job = listed.get(item.job.id) ?? item.job;
+  const fresh = jobs.filter((job) => !known.has(job.id) && !state.removed.has(job.id)).reverse();
+  return [...fresh.map((job) => newItem({ name: state.names[job.id] ?? job.name, job })), ...kept];
+}
+
+/** @param {Item} item @param {Job} job */
+function hear(item, job) {
+  const before = item.job?.status;
+  item.job = job;
+  item.changed = performance.now();
+  if (before === job.status) return;
+  if (job.status === "done") announce(`${item.name} is done.`);
+  if (job.status === "failed") announce(`${item.name} failed: ${job.message}`);
+}
+
+/** @param {Iterable<File>} files */
+function add(files) {
+  const added = [...files].map((file) => newItem({ name: file.name, bytes: file.size, file }));
+  if (added.length === 0) return;
+  const most = state.limits?.upload_bytes ?? Infinity;
+  for (const item of added) {
+    if (item.bytes > most) item.error = `${bytesText(item.bytes)} is more than this server takes, ${bytesText(most)}.`;
+    else if (item.bytes === 0) item.error = "It is empty, or a folder: drop the pictures that are in it.";
+  }
+  state.items.push(...added);
+  announce(`${counted(added.length, "file")} added.`);
+  paint();
+  cards.get(added[0].key)?.root.scrollIntoView({ block: "nearest" });
+  sendAll();
+}
+
+/** @type {Map<string, AbortController>} */
+const sending = new Map();
+
+function sendAll() {
+  for (const item of state.items) {
+    if (sending.size >= MOST_UPLOADS) return;
+    if (phaseOf(item) === "sending" && item.file && !sending.has(item.key)) sendOne(item, item.file);
+  }
+}
+
+/** @param {Item} item @param {File} file */
+async function sendOne(item, file) {
+  const controller = new AbortController();
+  sending.set(item.key, controller);
+  while (!item.upload && !item.error && !controller.signal.aborted) {
+    try {
+      const upload = await send(file, item.name, (share) => {
+        item.sent = share;
+        paint();
+      }, controller.signal);
+      if (!state.items.includes(item)) {
+        ask(`uploads/${upload.id}`, "DELETE").catch(() => {});
+        break;
+      }
+      item.upload = upload;
+      item.choices = recommended(upload);
+      item.held = "";
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      if (error.passing) {
+        item.held = error.message;
+        paint();
+        await pause(error.wait);
+      } else {
+        item.error = error.message;
+        announce(`${item.name}: ${item.error}`);
+      }
+    }
+  }
+  sending.delete(item.key);
+  paint();
+  sendAll();
+}
+
+let submitting = false;
+
+/** Hand in what is wanted, in the list's order; a full queue is waited for. */
+async function submitAll() {
+  if (submitting) return;
+  submitting = true;
+  for (;;) {
+    const item = state.items.find((each) => phaseOf(each) === "waiting");
+    if (!item || !item.upload || !item.choices) break;
+    try {
+      const job = await ask("jobs", "POST", requestOf(item.upload, item.choices));
+      if (item.wanted && state.items.includes(item)) {
+        hear(item, job);
+        item.error = "";
+      } else {
+        await drop(job); // changed their mind while it was on its way
+      }
+      [item.wanted, item.held] = [false, ""];
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      if (error.passing || error.status === 0) {
+        item.held = error.message;
+        paint();
+        await pause(error.wait);
+      } else {
+        [item.wanted, item.held, item.error] = [false, "", error.message];
+        announce(`${item.name}: ${item.error}`);
+      }
+    }
+    paint();
+  }
+  submitting = false;
+  watch();
+}
+
+/** @param {Item} item */
+function start(item) {
+  if (!item.upload || !item.choices) return;
+  item.error = objection(item.upload, item.choices);
+  item.wanted = item.error === "";
+  if (item.error) announce(item.error);
+}
+
+/** @param {Job} job */
+async function drop(job) {
+  state.removed.add(job.id);
+  await ask(`jobs/${job.id}/cancel`, "POST").catch(() => {});
+  await ask(`jobs/${job.id}`, "DELETE").catch(() => {});
+}
+
+/** @param {Item} item */
+async function cancel(item) {
+  item.wanted = false;
+  item.held = "";
+  item.stopping = item.job !== null; // until the tile that is in work is done
+  paint();
+  if (!item.job) return;
+  try {
+    hear(item, await ask(`jobs/${item.job.id}/cancel`, "POST"));
+    announce(`${item.name} is cancelled.`);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.status !== 409) item.error = error.message; // 409: it had ended by then
+    await refresh();
+  }
+  item.stopping = false;
+  paint();
+  watch();
+}
+
+/** @param {Item[]} items */
+async function remove(items) {
+  const next = state.items.filter((item) => !items.includes(item));
+  const place = state.items.indexOf(items[0]);
+  state.items = next;
+  paint();
+  // Whoever works by keyboard stays where they were.
+  const neighbour = next[Math.min(place, next.length - 1)];
+  (neighbour ? cards.get(neighbour.key)?.parts.remove : choose)?.focus();
+  for (const item of items) {
+    sending.get(item.key)?.abort();
+    item.wanted = false;
+    if (item.job) state.removed.add(item.job.id);
+    if (item.job) await ask(`jobs/${item.job.id}`, "DELETE").catch(() => {});
+    const upload = sourceOf(item);
+    if (upload && !state.items.some((other) => sourceOf(other) === upload)) await ask(`uploads/${upload}`, "DELETE").catch(() => {});
+  }
+}
+
+/** The same file once more, with settings to change. @param {Item} item */
+async function again(item) {
+  item.upload ??= await uploadOf(sourceOf(item));
+  if (!item.upload) {
+    item.error = "The original is gone from the server: add it again.";
+    paint();
+    return;
+  }
+  const twin = newItem({ name: item.name, bytes: item.bytes, file: item.file, upload: item.upload, choices: { ...(item.choices ?? recommended(item.upload)) } });
+  state.items.splice(state.items.indexOf(item) + 1, 0, twin);
+  paint();
+  const card = cards.get(twin.key);
+  card?.parts.scale.focus();
+  card?.root.scrollIntoView({ block: "nearest" });
+}
+
+// ---- What this tab remembers: files that no job was made of yet, and what the sources of jobs were called
+
+const MEMORY = "superfine";
+
+/** @typedef {{waiting: {id: string, choices: Choices}[], names: Record<string, string>}} Memory */
+
+function remember() {
+  const waiting = state.items.filter((item) => !item.job && item.upload).map((item) => ({ id: item.upload?.id, choices: item.choices }));
+  const names = Object.fromEntries(state.items.filter((item) => item.job).map((item) => [item.job?.id, item.name]));
+  sessionStorage.setItem(MEMORY, JSON.stringify({ waiting, names }));
+}
+
+/** @returns {Memory} */
+function remembered() {
+  try {
+    return { waiting: [], names: {}, ...JSON.parse(sessionStorage.getItem(MEMORY) ?? "{}") };
+  } catch {
+    return { waiting: [], names: {} };
+  }
+}
+
+/** @param {Memory["waiting"]} waiting */
+async function recall(waiting) {
+  for (const { id, choices } of waiting) {
+    const upload = await uploadOf(id);
+    if (upload) state.items.push(newItem({ name: upload.name, bytes: upload.bytes, upload, choices: { ...recommended(upload), ...choices } }));
+  }
+}
+
+/** Null where it's gone. @param {string} id @returns {Promise<Upload | null>} */
+const uploadOf = (id) => ask(`uploads/${id}`).catch(() => null);
+
+// ---- Staying up to date
+
+/** @type {Map<string, EventSource>} */
+const streams = new Map();
+let timer = 0;
+
+async function refresh() {
+  const asked = performance.now();
+  try {
+    const before = new Map(state.items.map((item) => [item.key, item.job?.status]));
+    state.items = merged(state.items, await ask("jobs"), asked);
+    for (const item of state.items) {
+      const was = before.get(item.key);
+      if (item.job && was && was !== item.job.status && item.job.status === "done") announce(`${item.name} is done.`);
+    }
+    state.trouble = "";
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    state.trouble = error.status === 401 ? "This server wants its token: open the address that `superfine serve` printed, with ?token= in it." : error.message;
+  }
+  paint();
+}
+
+/** Listen to the jobs that are next; look at the others now and then. */
+function watch() {
+  const open = state.items.filter((item) => item.job && !FINAL.includes(item.job.status));
+  const rank = (/** @type {Item} */ item) => (item.job?.status === "running" ? 0 : item.job?.position ?? 1);
+  const heard = [...open].sort((one, other) => rank(one) - rank(other)).slice(0, MOST_STREAMS);
+  const wanted = new Set(heard.map((item) => /** @type {Job} */ (item.job).id));
+  for (const [id, stream] of streams) {
+    if (wanted.has(id) && stream.readyState !== EventSource.CLOSED) continue;
+    stream.close();
+    streams.delete(id);
+  }
+  if (!state.trouble) for (const id of wanted) if (!streams.has(id)) streams.set(id, listen(id));
+  clearTimeout(timer);
+  const silent = [...streams.values()].some((stream) => stream.readyState !== EventSource.OPEN);
+  if (open.length > streams.size || silent || state.trouble) timer = setTimeout(() => refresh().then(watch), 1000 * POLL_SECONDS);
+}
+
+/** @param {string} id */
+function listen(id) {
+  const stream = new EventSource(`${API}/jobs/${id}/events`);
+  stream.addEventListener("job", (event) => {
+    const job = /** @type {Job} */ (JSON.parse(event.data));
+    const item = state.items.find((each) => each.job?.id === id);
+    if (item) hear(item, job);
+    const ended = !item || FINAL.includes(job.status);
+    if (ended) {
+      stream.close();
+      refresh().then(watch);
+    }
+    paint();
+  });
+  stream.addEventListener("error", () => {
+    if (!FINAL.includes(state.items.find((each) => each.job?.id === id)?.job?.status ?? "done")) refresh().then(watch);
+  });
+  return stream;
+}
+
+// ---- On the page
+
+/** @template {HTMLElement} T @param {string} id @returns {T} */
+const element = (id) => /** @type {T} */ (document.getElementById(id));
+const choose = /** @type {HTMLButtonElement} */ (element("choose"));
+const input = /** @type {HTMLInputElement} */ (element("files"));
+const list = element("list");
+
+/** @typedef {{root: HTMLElement, parts: Record<string, any>, shown: string}} Card */
+/** @type {Map<string, Card>} */
+const cards = new Map();
+
+/** @param {string} text */
+function announce(text) {
+  element("status").textContent = text;
+}
+
+/** Set only what is new: else screen readers and selections start over. @param {Element} node @param {string} text */
+function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/** @param {HTMLSelectElement} select @param {string} value @param {string} text */
+function offer(select, value, text) {
+  select.append(new Option(text, value));
+}
+
+/** @param {Item} item @returns {Card} */
+function newCard(item) {
+  const template = /** @type {HTMLTemplateElement} */ (element("card"));
+  const root = /** @type {HTMLElement} */ (/** @type {Element} */ (template.content.firstElementChild).cloneNode(true));
+  /** @type {Record<string, any>} */
+  const parts = {};
+  for (const part of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("[data-part]"))) parts[part.dataset.part ?? ""] = part;
+  parts.thumb.addEventListener("click", () => item.job?.status === "done" && open(item));
+  parts.thumb.addEventListener("error", () => (parts.thumb.hidden = true));
+  parts.remove.addEventListener("click", () => remove([item]));
+  parts.cancel.addEventListener("click", () => item.stopping || cancel(item));
+  parts.compare.addEventListener("click", () => open(item));
+  parts.again.addEventListener("click", () => again(item));
+  parts.spread.addEventListener("click", () => spread(item));
+  parts.settings.addEventListener("input", (/** @type {Event} */ event) => read(item, parts, event.target));
+  parts.settings.addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    start(item);
+    paint();
+    submitAll();
+  });
+  return { root, parts, shown: "" };
+}
+
+/** Fill the menus, once the file is known. @param {Record<string, any>} parts @param {Upload} upload */
+function furnish(parts, upload) {
+  const best = upload.recommended.model;
+  let found = false;
+  for (const [name, models] of menu(state.models, upload)) {
+    const group = document.createElement("optgroup");
+    group.label = name;
+    for (const model of models) {
+      found ||= model.family === best;
+      group.append(new Option(model.family === best ? `${model.family} (recommended)` : model.family, model.family));
+    }
+    parts.model.append(group);
+  }
+  if (!found) parts.model.prepend(new Option(`${best} (recommended)`, best));
+  const scales = [...new Set([...SCALES, upload.recommended.scale])].sort((one, other) => one - other);
+  for (const scale of scales) offer(parts.scale, String(scale), `${scale} times`);
+  offer(parts.scale, EXACT, "exact size \u2026");
+  offer(parts.format, "", "as the file");
+  for (const [value, text] of Object.entries(FORMATS[upload.kind])) offer(parts.format, value, text);
+  for (const [value, text] of Object.entries(CODECS)) offer(parts.codec, value, text);
+  for (const [value, text] of Object.entries(OPERATORS)) offer(parts.consistent, value, text);
+  for (const name of ["quality", "consistent", "sharpness", "guess"]) parts[`${name}-field`].hidden = upload.kind !== "picture";
+  for (const name of ["codec", "crf", "from", "until"]) parts[`${name}-field`].hidden = upload.kind === "picture";
+}
+
+const FIELDS = /** @type {const} */ (["model", "scale", "width", "height", "format", "quality", "codec", "crf", "from", "until", "consistent"]);
+
+/** From the controls into the state. @param {Item} item @param {Record<string, any>} parts @param {EventTarget | null} touched */
+function read(item, parts, touched) {
+  const [choices, upload] = [item.choices, item.upload];
+  if (!choices || !upload) return;
+  const size = outputSize(upload, choices);
+  for (const field of FIELDS) choices[field] = parts[field].value;
+  choices.sharpness = Number(parts.sharpness.value);
+  choices.guess = parts.guess.checked;
+  choices.ensemble = parts.ensemble.checked;
+  if (touched === parts.scale && choices.scale === EXACT && size) [choices.height, choices.width] = size.map(String);
+  // The picture's own shape, until someone wants another: the height is theirs to change.
+  if (touched === parts.width && Number(choices.width) > 0) choices.height = String(Math.max(1, Math.round((Number(choices.width) * upload.rows) / upload.cols)));
+  item.error = "";
+  paint();
+}
+
+/** @param {Record<string, any>} parts @param {Choices} choices */
+function write(parts, choices) {
+  for (const field of FIELDS) if (parts[field].value !== choices[field]) parts[field].value = choices[field];
+  parts.sharpness.value = String(choices.sharpness);
+  parts.guess.checked = choices.guess;
+  parts.ensemble.checked = choices.ensemble;
+}
+
+/** @param {Item} from */
+function spread(from) {
+  const waiting = state.items.filter((item) => phaseOf(item) === "ready" && item !== from && item.choices && from.choices);
+  for (const item of waiting) {
+    if (item.upload?.kind !== from.upload?.kind) continue;
+    item.choices = { .../** @type {Choices} */ (from.choices) };
+    item.error = "";
+  }
+  announce(`Settings used for ${counted(waiting.length, "other file")}.`);
+  paint();
+}
+
+/** @param {Record<string, any>} parts @param {Item} item @param {Upload} upload @param {Choices} choices */
+function paintSettings(parts, item, upload, choices) {
+  if (parts.model.options.length === 0) furnish(parts, upload);
+  write(parts, choices);
+  parts.exact.hidden = choices.scale !== EXACT;
+  const size = outputSize(upload, choices);
+  say(parts.outcome, size ? `Makes ${sizeText(size[0], size[1])} of ${sizeText(upload.rows, upload.cols)}` : "");
+  const format = choices.format || (upload.name.split(".").pop() ?? "").toLowerCase().replace("jpeg", "jpg");
+  parts.quality.disabled = !LOSSY.includes(format);
+  parts.sharpness.disabled = !takesSharpness(choices);
+  say(parts["sharpness-value"], !takesSharpness(choices) ? "(only photo)" : choices.sharpness > 0 ? `${Math.round(100 * choices.sharpness)} %` : "faithful");
+  const about = state.models.find((model) => model.family === choices.model);
+  say(parts.hint, choices.sharpness > 0 && takesSharpness(choices) ? "Sharpness makes up texture that the picture doesn't hold." : about ? `${choices.model}: ${about.summary}.` : "");
+  parts.spread.hidden = state.items.filter((each) => phaseOf(each) === "ready").length < 2;
+}
+
+/** @param {Item} item @param {Phase} phase */
+function why(item, phase) {
+  if (phase === "sending") return item.held || "";
+  if (phase === "ready" && item.upload) return `Recommended: ${item.upload.recommended.why}.`;
+  return "";
+}
+
+/** @param {Item} item */
+function stateText(item) {
+  if (item.stopping) return "Cancelling";
+  if (item.job) return progressText(item.job);
+  if (item.upload) return item.held ? `Waiting: ${item.held}` : "Handing in";
+  if (!sending.has(item.key)) return "Waiting to be sent";
+  return item.sent >= 1 ? "Looking at it" : `Sending, ${Math.floor(100 * item.sent)} %`;
+}
+
+/** @param {Item} item */
+function madeText(item) {
+  const job = /** @type {Job} */ (item.job);
+  if (job.status === "done" && job.result) return `Done: ${bytesText(job.result.bytes)}`;
+  return { failed: "", cancelled: "Cancelled.", expired: "Its time is over: the result was deleted.", done: "Done" }[/** @type {string} */ (job.status)] ?? "";
+}
+
+/** @param {Item} item */
+function thumbOf(item) {
+  const upload = sourceOf(item);
+  if (upload) return `${API}/uploads/${upload}/view`;
+  return item.job?.status === "done" ? `${API}/jobs/${item.job.id}/view` : "";
+}
+
+/** @param {Card} card @param {Item} item */
+function paintCard(card, item) {
+  const { root, parts } = card;
+  const phase = phaseOf(item);
+  const focused = root.contains(document.activeElement) ? document.activeElement : null;
+  root.dataset.phase = phase;
+  say(parts.name, item.name);
+  const [job, upload] = [item.job, item.upload];
+  say(parts.facts, job ? jobFacts(job) : upload ? uploadFacts(upload) : bytesText(item.bytes));
+  const thumb = thumbOf(item);
+  if (thumb && card.shown !== thumb) {
+    card.shown = thumb;
+    parts.thumb.src = thumb;
+    parts.thumb.hidden = false;
+  }
+  const film = job?.video || (upload && upload.kind !== "picture");
+  parts.kind.hidden = !film;
+  say(parts.kind, upload && upload.kind !== "picture" ? upload.kind : "video");
+  say(parts.why, why(item, phase));
+  parts.why.hidden = !parts.why.textContent;
+  const notes = job ? [...job.notes, ...consistencyText(job)] : phase === "ready" ? upload?.notes ?? [] : [];
+  if (parts.notes.dataset.notes !== notes.join("\n")) {
+    parts.notes.dataset.notes = notes.join("\n");
+    parts.notes.replaceChildren(...notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
+  }
+  parts.notes.hidden = notes.length === 0;
+
+  parts.settings.hidden = phase !== "ready";
+  parts.settings.setAttribute("aria-label", `Settings of ${item.name}`);
+  if (phase === "ready" && upload && item.choices) paintSettings(parts, item, upload, item.choices);
+
+  const moves = ["sending", "waiting", "queued", "running"].includes(phase);
+  parts.running.hidden = !moves;
+  if (moves) {
+    const share = job && phase === "running" && !starting(job) ? job.progress : phase === "sending" && item.sent < 1 && sending.has(item.key) ? item.sent : undefined;
+    if (share === undefined) parts.progress.removeAttribute("value");
+    else parts.progress.value = share;
+    parts.progress.setAttribute("aria-label", `${item.name}: ${phase === "sending" ? "sending" : "progress"}`);
+    say(parts.state, stateText(item));
+    parts.cancel.hidden = phase === "sending";
+    parts.cancel.setAttribute("aria-disabled", String(item.stopping)); // not `disabled`: it has the focus
+  }
+
+  parts.finished.hidden = !job || !FINAL.includes(job.status);
+  if (job && !parts.finished.hidden) {
+    const done = job.status === "done";
+    say(parts.made, madeText(item));
+    parts.compare.hidden = parts.download.hidden = !done;
+    parts.download.href = `${API}/jobs/${job.id}/result`;
+    parts.download.setAttribute("aria-label", `Download ${job.result?.name ?? job.name}`);
+    say(parts.again, done ? "Other settings" : "Try again");
+  }
+  const error = unnamed(item.error || (job?.status === "failed" ? job.message : ""), item.name);
+  say(parts.error, error);
+  parts.error.hidden = error === "";
+  parts.remove.hidden = ["queued", "running", "waiting"].includes(phase);
+  parts.remove.setAttribute("aria-label", `Remove ${item.name}`);
+  for (const [part, verb] of /** @type {const} */ ([["start", "Enlarge"], ["cancel", "Cancel"], ["compare", "Compare"], ["again", parts.again.textContent]])) {
+    parts[part].setAttribute("aria-label", `${verb} ${item.name}`);
+  }
+  // What had the focus may be gone: what came in its place has it now.
+  if (focused instanceof HTMLElement && focused.offsetParent === null) {
+    [parts.compare, parts.cancel, parts.start, parts.again, parts.remove].find((part) => part.offsetParent !== null)?.focus();
+  }
+}
+
+/** @param {Item} item */
+function open(item) {
+  const job = item.job;
+  if (!job) return;
+  const still = !job.video || /^image\//.test(job.result?.type ?? "");
+  const shows = still || /^video\/(mp4|webm)$/.test(job.result?.type ?? "");
+  const from = item.file && job.video && !item.choices?.from && !still ? { kind: /** @type {const} */ ("film"), source: URL.createObjectURL(item.file) } : null;
+  compare({
+    name: job.result?.name ?? job.name,
+    facts: [jobFacts(job), job.result ? bytesText(job.result.bytes) : ""].filter(Boolean).join(" \u00b7 "),
+    rows: job.output_rows,
+    cols: job.output_cols,
+    before: from ?? (job.upload ? { kind: "picture", source: `${API}/uploads/${job.upload}/view` } : null),
+    after: shows ? { kind: still ? "picture" : "film", source: `${API}/jobs/${job.id}/view` } : null,
+    guess: job.guess_map ? `${API}/jobs/${job.id}/guess-map` : null,
+    download: `${API}/jobs/${job.id}/result`,
+    note: shows ? "" : "Browsers don't show this kind of video; download it to see it.",
+  });
+}
+
+/** @param {Item[]} items */
+function summary(items) {
+  const phases = items.map(phaseOf);
+  const count = (/** @type {Phase[]} */ ...wanted) => phases.filter((phase) => wanted.includes(phase)).length;
+  const words = /** @type {[number, string][]} */ ([
+    [count("sending"), "on the way"], [count("ready"), "to start"], [count("waiting", "queued"), "waiting"], [count("running"), "in work"],
+    [count("done"), "done"], [count("failed", "refused"), "failed"], [count("cancelled", "expired"), "ended"],
+  ]);
+  return words.filter(([number]) => number > 0).map(([number, word]) => `${number} ${word}`).join(", ");
+}
+
+function paint() {
+  const { items } = state;
+  const page = /** @type {HTMLElement} */ (document.querySelector(".page"));
+  page.toggleAttribute("data-busy", items.length > 0);
+  element("work").hidden = items.length === 0;
+  for (const [key, card] of cards) {
+    if (items.some((item) => item.key === key)) continue;
+    card.root.remove();
+    cards.delete(key);
+  }
+  items.forEach((item, place) => {
+    const card = cards.get(item.key) ?? newCard(item);
+    cards.set(item.key, card);
+    if (list.children[place] !== card.root) list.insertBefore(card.root, list.children[place] ?? null);
+    paintCard(card, item);
+  });
+  say(element("heading"), counted(items.length, "file"));
+  say(element("count"), summary(items));
+  const ready = items.filter((item) => phaseOf(item) === "ready");
+  const done = items.filter((item) => phaseOf(item) === "done");
+  const startAll = /** @type {HTMLButtonElement} */ (element("start-all"));
+  startAll.disabled = ready.length === 0;
+  say(startAll, ready.length > 1 ? `Enlarge all ${ready.length}` : "Enlarge all");
+  const downloads = /** @type {HTMLAnchorElement} */ (element("download-all"));
+  downloads.setAttribute("aria-disabled", String(done.length === 0));
+  if (done.length) downloads.href = `${API}/results.zip?${done.map((item) => `job=${item.job?.id}`).join("&")}`;
+  else downloads.removeAttribute("href");
+  /** @type {HTMLButtonElement} */ (element("clear")).disabled = !items.some((item) => FINAL.includes(phaseOf(item)));
+  const trouble = element("trouble");
+  say(trouble, state.trouble);
+  trouble.hidden = state.trouble === "";
+  const running = items.filter((item) => phaseOf(item) === "running");
+  const share = running.reduce((sum, item) => sum + (item.job?.progress ?? 0), 0) / Math.max(running.length, 1);
+  remember();
+  document.title = running.length ? `${Math.floor(100 * share)} % \u00b7 superfine` : "superfine";
+}
+
+// ---- Hands
+
+choose.addEventListener("click", () => input.click());
+input.addEventListener("change", () => {
+  add(input.files ?? []);
+  input.value = "";
+});
+element("start-all").addEventListener("click", () => {
+  for (const item of state.items) if (phaseOf(item) === "ready") start(item);
+  paint();
+  element("heading").focus();
+  submitAll();
+});
+element("clear").addEventListener("click", () => remove(state.items.filter((item) => FINAL.includes(phaseOf(item)))));
+
+const curtain = element("curtain");
+let depth = 0; // each element under the pointer says that it is entered and left
+/** @param {DragEvent} event */
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files") ?? false;
+document.addEventListener("dragenter", (event) => {
+  if (carriesFiles(event)) curtain.hidden = ++depth === 0;
+});
+document.addEventListener("dragleave", (event) => {
+  if (carriesFiles(event)) curtain.hidden = --depth <= 0;
+});
+document.addEventListener("dragover", (event) => {
+  if (carriesFiles(event)) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  depth = 0;
+  curtain.hidden = true;
+  add(event.dataTransfer?.files ?? []);
+});
+let pasted = 0;
+document.addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (files.length === 0) return;
+  event.preventDefault();
+  // Browsers call every picture of the clipboard the same.
+  add(files.map((file) => new File([file], file.name.replace(/^image(?=\.)/, `pasted-${++pasted}`), { type: file.type })));
+});
+
+async function begin() {
+  if (!["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) {
+    element("privacy").textContent = `Your files go to the superfine on ${location.host}, and to nobody else.`;
+  }
+  const memory = remembered();
+  state.names = memory.names;
+  try {
+    const [health, models] = await Promise.all([ask("health"), ask("models")]);
+    state.limits = health.limits;
+    state.models = models;
+    say(element("limits"), `Up to ${bytesText(health.limits.upload_bytes)} and ${DIGITS.format(health.limits.megapixels)} megapixels. Results are kept for ${DIGITS.format(health.limits.hours_kept)} hours.`);
+    say(element("about"), `superfine ${health.version}`);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    state.trouble = error.message;
+  }
+  await refresh();
+  await recall(memory.waiting);
+  paint();
+  watch();
+  document.documentElement.dataset.ready = "";
+}
+
+begin();

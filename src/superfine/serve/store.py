@@ -1,0 +1,280 @@
+"""Uploads and jobs that survive a restart: facts in SQLite, files in folders named by random ids.
+
+    STATE/superfine.sqlite      one row for each upload and each job, its facts as JSON
+    STATE/uploads/ID/           source.png, and view.png once it was asked for
+    STATE/jobs/ID/              result.png, guess.png, view.png
+
+No name of a stranger is ever part of a path. One process at a time holds a state folder.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+from superfine.errors import OutputError
+
+__all__ = ["FINAL", "Job", "OwnModel", "Store", "Upload", "bytes_in", "new_id"]
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS uploads (id TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS models (id TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
+"""
+#: A job in one of these is over.
+FINAL: Final = ("done", "failed", "cancelled", "expired")
+
+Record = TypeVar("Record")
+
+
+def new_id() -> str:
+    """128 random bits."""
+    return secrets.token_hex(16)
+
+
+@dataclass(kw_only=True)
+class Upload:
+    """A source; its file lies in the store, or below the server's root."""
+
+    id: str
+    name: str
+    kind: str
+    path: str
+    own: bool
+    """The file is the store's."""
+    stamp: tuple[int, int]
+    """Bytes and time of the file when it was looked at."""
+    media_type: str
+    suffix: str
+    """Of results that aren't asked to be of another format."""
+    rows: int
+    cols: int
+    frames: int
+    seconds: float
+    bytes: int
+    taken: int = 0
+    """Bytes that its files have here: none where it lies below the root, but for its view."""
+    recommended: dict[str, Any]
+    notes: list[str]
+    created: float
+    expires: float
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What to make of an upload, and what became of it."""
+
+    id: str
+    upload: str
+    name: str
+    options: dict[str, Any]
+    status: str = "queued"
+    message: str = ""
+    model: str = ""
+    scale: float = 1.0
+    rows: int = 0
+    cols: int = 0
+    output_rows: int = 0
+    output_cols: int = 0
+    frames: int = 1
+    moves: bool = False
+    """It is a video or an animation, and so is the result."""
+    suffix: str = ""
+    """Of the result."""
+    result: dict[str, Any] | None = None
+    guess_map: bool = False
+    consistency: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    created: float = 0.0
+    expires: float = 0.0
+    attempts: int = 0
+    """How often it was begun without an end that is known."""
+    taken: int = 0
+    """Bytes that its files have or may get."""
+    # Of the run that is going on.
+    progress: float = 0.0
+    seconds_left: float | None = None
+    frames_done: int = 0
+    fps: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will become of it."""
+        return self.status in FINAL
+
+
+@dataclass(kw_only=True)
+class OwnModel:
+    """A network that somebody uploaded."""
+
+    id: str
+    name: str
+    scale: int
+    summary: str
+    restoring: bool
+    frames: int
+    expires: float
+    bytes: int
+
+
+class Store:
+    """All uploads and jobs, in memory too: there are at most some thousand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = _held(folder)
+        for name in ("uploads", "jobs", "models", "coming"):
+            (folder / name).mkdir(exist_ok=True, mode=0o700)
+        self._database = sqlite3.connect(folder / "superfine.sqlite", isolation_level=None)
+        # In WAL a finished job is one append; it's synced, so that power loss takes none either.
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.executescript(_TABLES)
+        self.uploads = self._read("uploads", Upload)
+        self.jobs = self._read("jobs", Job)
+        self.models = self._read("models", OwnModel)
+        self._sweep_strangers()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._database.close()
+        self._lock.close()
+
+    # ---- files
+
+    def upload_folder(self, upload: str) -> Path:
+        """Where an upload's files lie."""
+        return self.folder / "uploads" / upload
+
+    def job_folder(self, job: str) -> Path:
+        """Where a job's files lie."""
+        return self.folder / "jobs" / job
+
+    def coming(self) -> Path:
+        """A name for a file that is being uploaded."""
+        return self.folder / "coming" / new_id()
+
+    def model_file(self, model: str) -> Path:
+        """Where an uploaded network lies."""
+        return self.folder / "models" / f"{model}.onnx"
+
+    def result_file(self, job: Job) -> Path:
+        """What a job makes."""
+        return self.job_folder(job.id) / f"result{job.suffix}"
+
+    @property
+    def taken(self) -> int:
+        """Bytes that files have, or may get once queued jobs are done."""
+        uploads = sum(upload.taken for upload in self.uploads.values())
+        return uploads + sum(job.taken for job in self.jobs.values()) + sum(own.bytes for own in self.models.values())
+
+    # ---- records
+
+    def save(self, record: Upload | Job | OwnModel) -> None:
+        """Keep a new record, or what has changed of it."""
+        table = _table(record)
+        text = json.dumps(asdict(record), ensure_ascii=False)
+        self._database.execute(
+            f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET facts = excluded.facts",  # noqa: S608 - a name of ours
+            (record.id, text),
+        )
+        self._all(record)[record.id] = record
+
+    def forget(self, record: Upload | Job | OwnModel) -> None:
+        """Throw a record and its files away; what lies below the server's root stays."""
+        self._database.execute(f"DELETE FROM {_table(record)} WHERE id = ?", (record.id,))  # noqa: S608 - a name of ours
+        self._all(record).pop(record.id, None)
+        match record:
+            case Upload():
+                shutil.rmtree(self.upload_folder(record.id), ignore_errors=True)
+            case Job():
+                shutil.rmtree(self.job_folder(record.id), ignore_errors=True)
+            case OwnModel():
+                self.model_file(record.id).unlink(missing_ok=True)
+
+    def expire(self, hours_kept: float, jobs_kept: int, now: float | None = None) -> list[Job]:
+        """Throw away files whose time is over, and the oldest finished jobs; returns the jobs that have changed."""
+        now = time.time() if now is None else now
+        changed = []
+        for job in list(self.jobs.values()):
+            if not job.over or job.expires > now:
+                continue
+            if job.status == "expired":
+                self.forget(job)
+                continue
+            shutil.rmtree(self.job_folder(job.id), ignore_errors=True)
+            # It stays listed for as long again, so that whoever comes back learns what became of it.
+            job.status, job.result, job.guess_map, job.taken = "expired", None, False, 0
+            job.message = "its files were deleted after their time; make it again"
+            job.expires = now + hours_kept * 3600
+            self.save(job)
+            changed.append(job)
+        needed = {job.upload for job in self.jobs.values() if not job.over}
+        for upload in list(self.uploads.values()):
+            if upload.expires <= now and upload.id not in needed:
+                self.forget(upload)
+        used = {job.options.get("model") for job in self.jobs.values() if not job.over}
+        for model in list(self.models.values()):
+            if model.expires <= now and model.id not in used:
+                self.forget(model)
+        over = sorted((job for job in self.jobs.values() if job.over), key=lambda job: job.created)
+        for job in over[: max(0, len(over) - jobs_kept)]:
+            self.forget(job)
+        return changed
+
+    def _all(self, record: object) -> dict[str, Any]:
+        tables: dict[str, dict[str, Any]] = {"uploads": self.uploads, "jobs": self.jobs, "models": self.models}
+        return tables[_table(record)]
+
+    def _read(self, table: str, kind: type[Record]) -> dict[str, Record]:
+        known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+        rows = self._database.execute(f"SELECT id, facts FROM {table} ORDER BY rowid")  # noqa: S608 - a name of ours
+        records = {}
+        for key, text in rows:
+            facts = {name: value for name, value in json.loads(text).items() if name in known}
+            with suppress(TypeError):  # a later version's
+                records[str(key)] = kind(**facts)
+        return records
+
+    def _sweep_strangers(self) -> None:
+        """Remove files that no record knows: what was coming when the server was killed."""
+        for name, known in (("uploads", self.uploads), ("jobs", self.jobs), ("coming", {}), ("models", self.models)):
+            for entry in os.scandir(self.folder / name):
+                if entry.name.removesuffix(".onnx") not in known:
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        Path(entry.path).unlink(missing_ok=True)
+
+
+def _held(folder: Path) -> IO[bytes]:
+    """A folder's lock, made with it. Raises OutputError where another process has it, or nothing can be kept there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "lock").open("wb")
+    except OSError as error:
+        raise OutputError(f"{folder}: nothing can be kept there: {error.strerror}; give --state FOLDER") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise OutputError(f"{folder}: another superfine serve works there; give this one --state FOLDER") from error
+    return lock
+
+
+def bytes_in(folder: Path) -> int:
+    """Of the files in a folder; none where there is no folder."""
+    with suppress(OSError):
+        return sum(entry.stat().st_size for entry in folder.iterdir())
+    return 0
+
+
+def _table(record: object) -> str:
+    return {Upload: "uploads", Job: "jobs", OwnModel: "models"}[type(record)]

@@ -1,0 +1,864 @@
+"""The page of `superfine serve` in a real browser, before a real server: what a person can do, and whom it asks."""
+
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+import superfine
+from clips import rgb_frame
+from superfine import heat
+from superfine.classical.resample import matlab_resize
+from superfine.inspection import inspect
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+WIDTHS = (390, 820, 1280, 2560)
+HOSTILE = '"><img src=x onerror=alert(1)>.png'
+TOKEN = "a-token-of-more-than-sixteen-letters"  # noqa: S105 - of a test
+TIMES = "\N{MULTIPLICATION SIGN}"
+PATIENCE_MS = 180_000
+# What browsers say of themselves where an answer is an error, and of headers that only count over TLS.
+REFUSED, UNTRUSTED = "Failed to load resource", "The Cross-Origin-Opener-Policy header has been ignored"
+
+SERVER = """
+from pathlib import *
+from superfine.serve.running import Start, run
+run(Start(**{given}), lambda text: print(text, flush=True))
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium of this machine, else the one that Playwright fetched; that there is none is a failure."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=["--force-color-profile=srgb", "--host-resolver-rules=MAP superfine.test 127.0.0.1"],
+        )
+        yield browser
+        browser.close()
+
+
+class Server:
+    """`superfine serve` in a process of its own, on a port of its own."""
+
+    def __init__(self, state: Path, **given: Any) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.given = {"port": self.port, "state": state, "workers": 1, **given}
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER.format(given=self.given)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert f":{self.port}" in self.process.stdout.readline()
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+class Visit:
+    """A page in a browser, and all that it asked for or complained about."""
+
+    def __init__(self, browser: Any, url: str, width: int = 1280, *, may_say: str = "", **given: Any) -> None:
+        height = 844 if width < 500 else 900
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **given)
+        self.page = self.context.new_page()
+        self.url = url
+        self.may_say = may_say
+        self.asked: list[str] = []
+        self.said: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        self.page.goto(url)
+        self.page.wait_for_selector("html[data-ready]")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self.context.close()
+        if kind is None:
+            assert [text for text in self.said if not self.may_say or not text.startswith(self.may_say)] == []
+            home = re.match(r"https?://[^/]+/", self.url)
+            assert home is not None
+            assert [url for url in self.asked if not url.startswith((home[0], f"blob:{home[0]}"))] == []
+
+    def card(self, name: str) -> Any:
+        return self.page.locator(".card").filter(has=self.page.get_by_role("heading", name=name, exact=True))
+
+    def part(self, name: str, part: str) -> Any:
+        return self.card(name).locator(f"[data-part={part}]")
+
+    def add(self, *files: Path) -> None:
+        self.page.set_input_files("#files", files)
+        for file in files:
+            self.page.wait_for_selector(f".card:not([data-phase=sending]) >> text={file.name}", timeout=PATIENCE_MS)
+
+    def reaches(self, name: str, phase: str) -> None:
+        self.page.locator(f".card[data-phase={phase}]").filter(
+            has=self.page.get_by_role("heading", name=name, exact=True)
+        ).wait_for(timeout=PATIENCE_MS)
+
+    def compare(self, name: str) -> None:
+        self.part(name, "compare").click()
+        self.page.wait_for_selector("#viewer[open]")
+        self.page.locator("#stage img").last.evaluate("each => each.decode()")
+
+    def ask(self, path: str) -> Any:
+        return self.page.evaluate("path => fetch(path).then(answer => answer.json())", f"api/v1/{path}")
+
+    def wide(self) -> bool:
+        """There is something to scroll to sideways."""
+        found: bool = self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        return found
+
+    def focused(self) -> str:
+        return str(self.page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.id"))
+
+    # The viewer
+
+    def at(self) -> float:
+        """Where the divider stands, in percent, as the browser cuts the original."""
+        cut = self.page.locator("#before").evaluate("each => getComputedStyle(each).clipPath")
+        found = re.search(r"inset\(0px calc\(100% - ([\d.]+)%\) 0px 0px\)|inset\(0px ([\d.]+)% 0px 0px\)", cut)
+        assert found is not None, cut
+        return float(found[1]) if found[1] else 100 - float(found[2])
+
+    def value(self) -> str:
+        return str(self.page.get_by_role("slider", name="Divider").get_attribute("aria-valuenow"))
+
+    def view(self) -> tuple[float, float, float]:
+        facts = self.page.locator("#stage").evaluate("each => ({...each.dataset})")
+        return float(facts["x"]), float(facts["y"]), float(facts["zoom"])
+
+    def boxes(self) -> list[dict[str, float]]:
+        """Where the pictures lie in the window."""
+        found: list[dict[str, float]] = self.page.locator("#stage .layer > *").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().toJSON())"
+        )
+        return found
+
+
+def small_astronaut(side: int = 96) -> np.ndarray:
+    return np.ascontiguousarray(matlab_resize(data.astronaut()[:384, 64:448], (side, side)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files to add."""
+    folder: Path = tmp_path_factory.mktemp("files")
+    Image.fromarray(small_astronaut()).save(folder / "astronaut.png")
+    Image.fromarray(data.chelsea()[60:180, 100:260]).save(folder / "cat.jpg", quality=60)
+    Image.fromarray(data.coffee()).save(folder / "coffee.png")
+    Image.fromarray(np.tile(data.coffee(), (3, 3, 1))).save(folder / "large.png")  # of many bands and tiles
+    Image.fromarray(data.rocket()[:40, :60]).save(folder / HOSTILE)
+    Image.fromarray(data.rocket()[:40, :60]).save(folder / "image.png")
+    (folder / "letter.png").write_text("Dear Sir or Madam")
+    with av.open(str(folder / "clip.webm"), "w") as container:
+        stream = container.add_stream("vp9", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(10):
+            for packet in stream.encode(rgb_frame(data.astronaut()[100 : 100 + 64, 150 + 4 * number :][:, :96])):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gallery(browser: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on which two pictures are done, one of them with its guess map."""
+    with Server(tmp_path_factory.mktemp("gallery")) as server:
+        with Visit(browser, server.url) as visit:
+            visit.add(folder / "astronaut.png", folder / "cat.jpg")
+            visit.part("astronaut.png", "model").select_option("fast")
+            visit.part("astronaut.png", "scale").select_option("4")
+            visit.card("astronaut.png").get_by_text("More settings").click()
+            visit.part("astronaut.png", "guess").check()
+            visit.part("cat.jpg", "model").select_option("fast")
+            visit.part("cat.jpg", "scale").select_option("2")
+            visit.page.get_by_role("button", name="Enlarge all").click()
+            visit.reaches("astronaut.png", "done")
+            visit.reaches("cat.jpg", "done")
+        yield server
+
+
+def middle(box: dict[str, float]) -> tuple[float, float]:
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+# ---- The whole way
+
+
+def test_a_picture_goes_the_whole_way(browser, server, folder):
+    with Visit(browser, server.url, accept_downloads=True) as visit:
+        assert "Nothing leaves this machine" in visit.page.locator("header").first.inner_text()
+        visit.add(folder / "cat.jpg")
+        wanted = inspect(folder / "cat.jpg")
+        assert wanted.why in visit.part("cat.jpg", "why").inner_text()
+        assert visit.part("cat.jpg", "model").input_value() == wanted.model
+        assert visit.part("cat.jpg", "scale").input_value() == str(wanted.scale)
+        assert visit.part("cat.jpg", "facts").inner_text().startswith(f"160 {TIMES} 120")
+        visit.part("cat.jpg", "model").select_option("fast")
+        visit.part("cat.jpg", "scale").select_option("3")
+        visit.part("cat.jpg", "format").select_option("png")
+        assert visit.part("cat.jpg", "outcome").inner_text() == f"Makes 480 {TIMES} 360 of 160 {TIMES} 120"
+        visit.page.get_by_role("button", name="Enlarge cat.jpg").click()
+        visit.reaches("cat.jpg", "done")
+        with visit.page.expect_download() as download:
+            visit.card("cat.jpg").get_by_role("link", name="Download").click()
+        assert download.value.suggested_filename == "cat_x3.png"
+        made = np.asarray(Image.open(download.value.path()))
+        np.testing.assert_array_equal(made, superfine.upscale(folder / "cat.jpg", model="fast", scale=3))
+        assert visit.page.locator("#status").inner_text() == "cat.jpg is done."
+        visit.part("cat.jpg", "remove").click()
+        visit.page.locator(".card").wait_for(state="detached")
+
+
+def test_progress_grows_and_tells_the_time_left(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.add(folder / "large.png")
+        visit.part("large.png", "scale").select_option("2")
+        visit.part("large.png", "model").select_option("balanced")
+        visit.part("large.png", "progress").evaluate(
+            """bar => {
+                const words = bar.parentElement.querySelector('[data-part=state]');
+                window.seen = [];
+                const note = () => bar.hasAttribute('value') && window.seen.push([bar.value, words.textContent]);
+                const changed = new MutationObserver(note);
+                const all = { subtree: true, childList: true, attributes: true, characterData: true };
+                changed.observe(bar.parentElement, all);
+            }"""
+        )
+        visit.page.get_by_role("button", name="Enlarge large.png").click()
+        visit.page.locator(".card[data-phase=running] progress[value]").wait_for(timeout=PATIENCE_MS)
+        visit.page.get_by_text(re.compile(r"\d+ %, .* left")).wait_for(timeout=PATIENCE_MS)
+        assert re.match(r"\d+ % · superfine", visit.page.title())
+        visit.page.get_by_role("button", name="Cancel large.png").click()
+        visit.reaches("large.png", "cancelled")
+        values = [value for value, _ in visit.page.evaluate("window.seen")]
+        assert values == sorted(values)
+        assert any(0 < value < 1 for value in values)
+        job = visit.ask("jobs")[0]
+        assert (job["name"], job["status"]) == ("large_x2.png", "cancelled")
+        visit.part("large.png", "remove").click()
+
+
+def test_a_reload_in_the_middle_loses_nothing(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.add(folder / "large.png", folder / "cat.jpg")
+        visit.part("cat.jpg", "format").select_option("webp")
+        visit.part("large.png", "model").select_option("balanced")
+        visit.page.get_by_role("button", name="Enlarge large.png").click()
+        visit.reaches("large.png", "running")
+        visit.page.reload()
+        visit.page.wait_for_selector("html[data-ready]")
+        assert visit.page.locator(".card h3").all_inner_texts() == ["large.png", "cat.jpg"]
+        visit.reaches("cat.jpg", "ready")
+        assert visit.part("cat.jpg", "format").input_value() == "webp"
+        visit.page.get_by_text(re.compile(r"\d+ %, .* left")).wait_for(timeout=PATIENCE_MS)  # it goes on by itself
+        visit.page.get_by_role("button", name="Cancel large.png").click()
+        visit.reaches("large.png", "cancelled")
+        visit.part("large.png", "remove").click()
+        visit.part("cat.jpg", "remove").click()
+        visit.page.locator(".card").first.wait_for(state="detached")
+
+
+def test_a_restart_of_the_server_is_said_and_survived(browser, folder, tmp_path):
+    first = Server(tmp_path / "state")
+    with first, Visit(browser, first.url, may_say=REFUSED) as visit:
+        visit.add(folder / "large.png")
+        visit.part("large.png", "model").select_option("balanced")
+        visit.page.get_by_role("button", name="Enlarge large.png").click()
+        visit.reaches("large.png", "running")
+        first.__exit__()
+        visit.page.get_by_role("alert").get_by_text("superfine doesn't answer").wait_for(timeout=PATIENCE_MS)
+        with first:
+            visit.page.locator("#trouble").wait_for(state="hidden", timeout=PATIENCE_MS)
+            visit.reaches("large.png", "done")
+
+
+def test_all_at_once_come_as_one_zip(browser, gallery):
+    with Visit(browser, gallery.url, accept_downloads=True) as visit:
+        with visit.page.expect_download() as download:
+            visit.page.get_by_role("link", name="Download all").click()
+        with zipfile.ZipFile(download.value.path()) as archive:
+            sizes = {name: Image.open(io.BytesIO(archive.read(name))).size for name in archive.namelist()}
+        assert sizes == {"astronaut_x4.png": (384, 384), "cat_x2.jpg": (320, 240)}
+
+
+def test_a_video_plays_beside_its_original(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.add(folder / "clip.webm")
+        assert "10 frames" in visit.part("clip.webm", "facts").inner_text()
+        assert visit.part("clip.webm", "guess").is_hidden()
+        visit.part("clip.webm", "model").select_option("fast")
+        visit.part("clip.webm", "scale").select_option("2")
+        visit.page.get_by_role("button", name="Enlarge clip.webm").click()
+        visit.reaches("clip.webm", "done")
+        visit.part("clip.webm", "compare").click()
+        films = visit.page.locator("#stage video")
+        films.nth(1).wait_for()
+        for film, size in ((films.nth(0), [192, 128]), (films.nth(1), [96, 64])):
+            film.evaluate("each => each.readyState >= 2 || new Promise(ready => each.onloadeddata = ready)")
+            assert film.evaluate("each => [each.videoWidth, each.videoHeight]") == size
+        visit.page.locator("#seek").fill("0.5")
+        assert films.evaluate_all("all => all.map(each => each.currentTime)") == [0.5, 0.5]
+        visit.page.get_by_role("button", name="Play").click()
+        visit.page.get_by_role("button", name="Pause").click()
+        assert films.evaluate_all("all => all.map(each => each.paused)") == [True, True]
+        one, other = films.evaluate_all("all => all.map(each => each.currentTime)")
+        assert one == pytest.approx(other, abs=0.001)
+        visit.page.keyboard.press("Escape")
+        visit.part("clip.webm", "remove").click()
+
+
+# ---- Ways in
+
+
+PASTE = """async ([bytes, name]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' }));
+    %s
+}"""
+
+
+def test_a_picture_can_be_pasted(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        give = (
+            PASTE % "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true }));"
+        )
+        visit.page.evaluate(give, [list((folder / "image.png").read_bytes()), "image.png"])
+        visit.reaches("pasted-1.png", "ready")
+        assert visit.page.locator("#status").inner_text() == "1 file added."
+        visit.part("pasted-1.png", "remove").click()
+
+
+def test_a_picture_can_be_dropped(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        give = (
+            PASTE
+            % """
+            const say = kind => document.body.dispatchEvent(
+                new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+            say('dragenter');
+            const shown = !document.getElementById('curtain').hidden;
+            const taken = !say('dragover');
+            say('drop');
+            return [shown, taken, document.getElementById('curtain').hidden];"""
+        )
+        assert visit.page.evaluate(give, [list((folder / HOSTILE).read_bytes()), HOSTILE]) == [True, True, True]
+        visit.reaches(HOSTILE, "ready")  # a name is text, whatever stands in it
+        visit.part(HOSTILE, "remove").click()
+
+
+# ---- What goes wrong
+
+
+def test_errors_stand_in_words_beside_their_file(browser, server, folder):
+    with Visit(browser, server.url, may_say=REFUSED) as visit:
+        visit.add(folder / "letter.png", folder / "image.png")
+        visit.reaches("letter.png", "refused")
+        assert "ot a picture" in visit.part("letter.png", "error").inner_text()
+        visit.reaches("image.png", "ready")
+        visit.part("image.png", "scale").select_option("exact")
+        visit.part("image.png", "width").fill("")
+        visit.page.get_by_role("button", name="Enlarge image.png").click()
+        assert visit.part("image.png", "error").inner_text().startswith("Give width and height")
+        visit.part("image.png", "width").fill("90")
+        assert visit.part("image.png", "height").input_value() == "60"  # the picture's own shape
+        assert visit.part("image.png", "error").is_hidden()
+        visit.part("image.png", "model").select_option("sharp")
+        visit.card("image.png").get_by_text("More settings").click()
+        visit.part("image.png", "guess").check()
+        visit.page.get_by_role("button", name="Enlarge image.png").click()
+        visit.page.wait_for_selector(".card .error:visible >> text=/sharp/", timeout=PATIENCE_MS)
+        for name in ("letter.png", "image.png"):
+            visit.part(name, "remove").click()
+
+
+def test_a_full_queue_is_waited_for(browser, server, folder):
+    with Visit(browser, server.url, may_say=REFUSED) as visit:
+        visit.add(folder / "image.png")
+        visit.part("image.png", "model").select_option("bicubic")
+        refusals = [1, 1]
+
+        def full(route: Any) -> None:
+            if route.request.method != "POST" or not refusals:
+                route.continue_()
+                return
+            refusals.pop()
+            error = {"error": {"code": "queue-full", "message": "100 jobs wait already; come back in a second"}}
+            route.fulfill(status=429, headers={"Retry-After": "1"}, json=error)
+
+        visit.page.route("**/api/v1/jobs", full)
+        visit.page.get_by_role("button", name="Enlarge image.png").click()
+        visit.page.get_by_text("100 jobs wait already").wait_for()
+        visit.reaches("image.png", "done")
+        assert refusals == []
+        visit.part("image.png", "remove").click()
+
+
+def test_other_machines_get_other_words(browser, tmp_path):
+    with Server(tmp_path, names=("superfine.test",), token=TOKEN) as server:
+        url = f"http://superfine.test:{server.port}/"
+        with Visit(browser, f"{url}?token={TOKEN}", may_say=UNTRUSTED) as visit:
+            assert visit.page.url == url  # the token isn't left where it can be read over a shoulder
+            assert "Your files go to the superfine on superfine.test" in visit.page.locator("#privacy").inner_text()
+
+
+# ---- Comparing
+
+
+def test_the_mouse_drags_the_divider(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        visit.compare("astronaut_x4.png")
+        box = visit.page.locator("#stage").bounding_box()
+        x, y = middle(box)
+        assert (visit.at(), visit.value()) == (50, "50")
+        visit.page.mouse.move(x, y)
+        visit.page.mouse.down()
+        visit.page.mouse.move(box["x"] + box["width"] * 0.25, y, steps=4)
+        visit.page.mouse.up()
+        assert visit.at() == pytest.approx(25, abs=0.3)
+        assert visit.value() == "25"
+        slider = visit.page.get_by_role("slider", name="Divider")
+        assert slider.get_attribute("aria-valuetext") == "25 % before, 75 % after"
+        visit.page.mouse.move(x, y)  # nothing is held any more
+        assert visit.value() == "25"
+
+
+def test_the_keyboard_moves_the_divider(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        visit.compare("astronaut_x4.png")
+        slider = visit.page.get_by_role("slider", name="Divider")
+        assert visit.focused().startswith("Divider")
+        for key, wanted in (
+            ("ArrowRight", 51),
+            ("ArrowUp", 52),
+            ("ArrowLeft", 51),
+            ("Shift+ArrowLeft", 41),
+            ("PageUp", 51),
+            ("PageDown", 41),
+            ("End", 100),
+            ("ArrowRight", 100),
+            ("Home", 0),
+        ):
+            slider.press(key)
+            assert visit.at() == pytest.approx(wanted), key
+            assert visit.value() == str(wanted)
+
+
+def test_both_pictures_zoom_and_move_as_one(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        visit.compare("astronaut_x4.png")
+
+        def together() -> None:
+            one, other = visit.boxes()
+            assert one == other
+
+        box = visit.page.locator("#stage").bounding_box()
+        x, y = middle(box)
+        _, _, whole = visit.view()
+        shown = visit.boxes()[0]
+        assert shown["height"] == pytest.approx(box["height"], abs=3)
+        assert shown["width"] == pytest.approx(shown["height"], abs=0.01)
+        together()
+        px, py = x - 100, y + 60
+        before = visit.boxes()[0]
+        share = ((px - before["x"]) / before["width"], (py - before["y"]) / before["height"])
+        visit.page.mouse.move(px, py)
+        visit.page.mouse.wheel(0, -400)
+        visit.page.wait_for_selector(f"#stage:not([data-zoom='{whole:.4f}'])")
+        after = visit.boxes()[0]
+        assert after["width"] == pytest.approx(before["width"] * np.exp(0.8), rel=1e-3)
+        # What lies under the pointer stays there.
+        assert (px - after["x"]) / after["width"] == pytest.approx(share[0], abs=1e-3)
+        assert (py - after["y"]) / after["height"] == pytest.approx(share[1], abs=1e-3)
+        together()
+        visit.page.mouse.down()
+        visit.page.mouse.move(px + 50, py - 30, steps=3)
+        visit.page.mouse.up()
+        moved = visit.boxes()[0]
+        assert (moved["x"] - after["x"], moved["y"] - after["y"]) == pytest.approx((50, -30), abs=1)
+        assert visit.value() == "50"  # the hand moved the pictures, not the divider
+        together()
+
+
+def test_keys_zoom_and_move(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        visit.compare("astronaut_x4.png")
+        box = visit.page.locator("#stage").bounding_box()
+        x, y = middle(box)
+        whole = visit.view()[2]
+
+        def together() -> None:
+            one, other = visit.boxes()
+            assert one == other
+
+        for key, factor in (("+", 2), ("+", 2), ("-", 0.5), ("=", 2)):
+            zoom = visit.view()[2]
+            visit.page.keyboard.press(key)
+            assert visit.view()[2] == pytest.approx(zoom * factor, rel=1e-3)
+            together()
+        visit.page.locator("#stage").focus()
+        left, top = visit.boxes()[0]["x"], visit.boxes()[0]["y"]
+        visit.page.keyboard.press("ArrowRight")
+        visit.page.keyboard.press("ArrowDown")
+        assert (visit.boxes()[0]["x"], visit.boxes()[0]["y"]) == pytest.approx((left - 64, top - 64), abs=1)
+        together()
+        visit.page.keyboard.press("1")
+        assert visit.view()[2] == 1
+        visit.page.keyboard.press("0")
+        assert visit.view()[2] == pytest.approx(whole, abs=1e-4)
+        for _ in range(12):
+            visit.page.get_by_role("button", name="Zoom in").click()
+        assert visit.view()[2] == 32
+        for _ in range(4):
+            visit.page.mouse.move(x, y)
+            visit.page.mouse.down()
+            visit.page.mouse.move(x + 500, y + 400)
+            visit.page.mouse.up()
+        found = visit.boxes()[0]  # no hand moves them out of sight
+        assert found["x"] <= box["x"] + 1
+        assert found["x"] + found["width"] >= box["x"] + box["width"] - 1
+
+
+def test_fingers_zoom_move_and_divide(browser, gallery):
+    with Visit(browser, gallery.url, 390, has_touch=True, is_mobile=True, device_scale_factor=2) as visit:
+        visit.compare("astronaut_x4.png")
+        box = visit.page.locator("#stage").bounding_box()
+        x, y = middle(box)
+        touch = visit.context.new_cdp_session(visit.page)
+
+        def send(kind: str, *points: tuple[float, float]) -> None:
+            spots = [{"x": at, "y": down, "id": number} for number, (at, down) in enumerate(points)]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
+
+        send("touchStart", (x, y))
+        for part in (0.45, 0.4, 0.3):
+            send("touchMove", (box["x"] + box["width"] * part, y))
+        send("touchEnd")
+        assert visit.at() == pytest.approx(30, abs=1)
+        zoom = visit.view()[2]
+        send("touchStart", (x - 30, y), (x + 30, y))
+        for apart in (40, 50, 60):
+            send("touchMove", (x - apart, y), (x + apart, y))
+        send("touchEnd")
+        assert visit.view()[2] == pytest.approx(2 * zoom, rel=0.02)
+        one, other = visit.boxes()
+        assert one == other
+        left = one["x"]
+        send("touchStart", (x + 80, y + 80))
+        send("touchMove", (x + 60, y + 80))
+        send("touchMove", (x + 40, y + 80))
+        send("touchEnd")
+        assert visit.boxes()[0]["x"] == pytest.approx(left - 40, abs=1)
+        assert visit.at() == pytest.approx(30, abs=1)
+
+
+def test_what_is_seen_is_before_and_after(browser, gallery, folder):
+    """The window's own pixels, one to one, against the files."""
+    with Visit(browser, gallery.url) as visit:
+        visit.compare("astronaut_x4.png")
+        visit.page.keyboard.press("1")
+        job = next(job for job in visit.ask("jobs") if job["guess_map"])
+        made = visit.page.evaluate(
+            "path => fetch(path).then(a => a.arrayBuffer()).then(b => [...new Uint8Array(b)])",
+            f"api/v1/jobs/{job['id']}/result",
+        )
+        result = np.asarray(Image.open(io.BytesIO(bytes(made))).convert("RGB")).astype(float)
+        source = Image.open(folder / "astronaut.png").convert("RGB").resize((384, 384), Image.Resampling.BILINEAR)
+        box = visit.boxes()[0]
+        clip = {"x": round(box["x"]), "y": round(box["y"]), "width": 384, "height": 384}
+
+        def seen() -> np.ndarray:
+            shot = visit.page.screenshot(clip=clip)
+            return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(float)
+
+        slider = visit.page.get_by_role("slider", name="Divider")
+        slider.press("Home")
+        np.testing.assert_array_equal(seen(), result)
+        slider.press("End")
+        shown = seen()
+        assert np.abs(shown - np.asarray(source, float)).mean() < 1
+        assert np.abs(shown - result).mean() > 2
+
+
+def test_the_guess_map_lies_over_the_result(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        visit.compare("cat_x2.jpg")
+        button = visit.page.get_by_role("button", name="Guess map")
+        assert button.is_hidden()
+        visit.page.keyboard.press("Escape")
+        visit.compare("astronaut_x4.png")
+        legend = visit.page.locator("#legend")
+        assert (button.get_attribute("aria-pressed"), legend.is_visible()) == ("false", False)
+        button.click()
+        assert (button.get_attribute("aria-pressed"), legend.is_visible()) == ("true", True)
+        over = visit.page.locator("#after .heat-over")
+        over.evaluate("each => each.decode()")
+        assert over.evaluate("each => [each.naturalWidth, each.naturalHeight]") == [384, 384]
+        visit.page.keyboard.press("+")
+        *pictures, before = visit.boxes()
+        assert all(each == before for each in pictures)
+        visit.page.get_by_label("Strength").fill("40")
+        assert over.evaluate("each => getComputedStyle(each).opacity") == "0.4"
+        drawn = legend.locator(".heat").evaluate("each => getComputedStyle(each).backgroundImage")
+        colours = [tuple(map(int, found)) for found in re.findall(r"rgb\((\d+), (\d+), (\d+)\)", drawn)]
+        places = np.rint(np.linspace(0, 255, len(colours))).astype(int)
+        assert len(colours) == 17
+        assert np.abs(np.array(colours) - heat.colour_map()[places]).max() <= 3
+        marks = legend.locator("li").evaluate_all("all => all.map(each => [each.textContent, each.style.left])")
+        assert [text for text, _ in marks] == [*map(str, heat.LEGEND_LEVELS[:-1]), f"{heat.LEGEND_LEVELS[-1]}+"]
+        found = [float(left.rstrip("%")) / 100 for _, left in marks]
+        np.testing.assert_allclose(found, heat.warmth(np.array(heat.LEGEND_LEVELS, float)), atol=1e-4)
+        visit.page.keyboard.press("g")
+        assert legend.is_hidden()
+
+
+# ---- For everybody
+
+
+def test_the_keyboard_is_enough(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.page.on("filechooser", lambda chooser: chooser.set_files(folder / "image.png"))
+        visit.page.keyboard.press("Tab")
+        assert visit.focused() == "choose"
+        visit.page.keyboard.press("Enter")
+        visit.reaches("image.png", "ready")
+        visit.part("image.png", "model").select_option("bicubic")
+        for _ in range(12):
+            visit.page.keyboard.press("Tab")
+            if visit.focused() == "Enlarge image.png":
+                break
+        visit.page.keyboard.press("Enter")
+        visit.reaches("image.png", "done")
+        assert visit.focused() == "Compare image.png"  # it came in the place of what was pressed
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_selector("#viewer[open]")
+        visit.page.keyboard.press("Escape")
+        visit.page.wait_for_selector("#viewer:not([open])", state="attached")
+        assert visit.focused() == "Compare image.png"
+        visit.page.get_by_role("button", name="Other settings image.png").click()
+        assert visit.page.locator(".card").count() == 2
+        assert visit.page.evaluate("document.activeElement.dataset.part") == "scale"
+        visit.part("image.png", "remove").last.click()
+        visit.page.locator(".card").nth(1).wait_for(state="detached")
+        assert visit.focused() == "Remove image.png"
+        visit.page.keyboard.press("Enter")
+        visit.page.locator(".card").first.wait_for(state="detached")
+        assert visit.focused() == "choose"
+
+
+#: What has no name for a screen reader, an unknown role, an id twice, or lies in no live region though it is news.
+UNNAMED = """() => {
+    const words = id => document.getElementById(id)?.textContent.trim();
+    const named = node => (node.getAttribute('aria-label') || '').trim()
+        || (node.getAttribute('aria-labelledby') || '').split(' ').some(words)
+        || [...(node.labels || [])].some(label => label.textContent.trim())
+        || node.textContent.trim() || node.getAttribute('alt');
+    const shown = node => node.offsetParent !== null || getComputedStyle(node).position === 'fixed';
+    const all = 'button, a[href], input:not([type=file]), select, progress, [role], dialog, section, img';
+    const wrong = [...document.querySelectorAll(all)].filter(shown)
+        .filter(node => !named(node) && node.getAttribute('alt') !== '' && !['status', 'list'].includes(node.id))
+        .map(node => node.outerHTML.slice(0, 120));
+    const ids = [...document.querySelectorAll('[id]')].map(node => node.id);
+    return [...wrong, ...ids.filter((id, place) => ids.indexOf(id) !== place)];
+}"""
+
+#: Texts that stand out from what they are written on by less than WCAG 2.2 AA asks; disabled controls may.
+PALE = """() => {
+    const parse = text => {
+        const parts = text.match(/[\\d.]+/g).map(Number);
+        const unit = text.startsWith('color(');
+        return [...parts.slice(0, 3).map(part => unit ? part * 255 : part), parts[3] ?? 1];
+    };
+    const light = rgb => {
+        const [r, g, b] = rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ratio = (one, other) => {
+        const [high, low] = [light(one), light(other)].sort((a, b) => b - a);
+        return (high + 0.05) / (low + 0.05);
+    };
+    const mixed = (over, under) => [0, 1, 2].map(i => over[i] * over[3] + under[i] * (1 - over[3]));
+    const grounds = node => {
+        const layers = [];
+        for (let at = node; at; at = at.parentElement) {
+            const ground = parse(getComputedStyle(at).backgroundColor);
+            if (ground[3] > 0) layers.push(ground);
+            if (ground[3] === 1) break;
+            if (at.id === 'stage') break;
+        }
+        // A picture may be any colour under what lies on it.
+        const known = layers.length && layers.at(-1)[3] === 1;
+        const ends = known ? [layers.pop().slice(0, 3)] : [[0, 0, 0], [255, 255, 255]];
+        return ends.map(end => layers.reduceRight((under, over) => mixed(over, under), end));
+    };
+    const found = [];
+    for (const node of document.querySelectorAll('body *')) {
+        const text = [...node.childNodes].filter(child => child.nodeType === 3 && child.textContent.trim());
+        const field = ['INPUT', 'SELECT'].includes(node.tagName) && !['range', 'checkbox'].includes(node.type);
+        if ((!text.length && !field) || node.offsetParent === null) continue;
+        if (node.closest(':disabled, [aria-disabled=true]')) continue;
+        if (['OPTION', 'OPTGROUP'].includes(node.tagName) || node.closest('.only-read')) continue;
+        const style = getComputedStyle(node);
+        const size = parseFloat(style.fontSize);
+        const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+        const worst = Math.min(...grounds(node).map(ground => ratio(parse(style.color), ground)));
+        if (worst < (large ? 3 : 4.5)) found.push([node.textContent.trim().slice(0, 40), worst.toFixed(2)]);
+        const edge = ratio(parse(style.borderColor), grounds(node.parentElement)[0]);
+        if (field && edge < 3) found.push([node.outerHTML.slice(0, 60), 'edge ' + edge.toFixed(2)]);
+    }
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_names_contrast_and_width(browser, gallery, folder, width, scheme):
+    with Visit(browser, gallery.url, width, may_say=REFUSED, color_scheme=scheme) as visit:
+
+        def check() -> None:
+            assert visit.page.evaluate(UNNAMED) == []
+            assert visit.page.evaluate(PALE) == []
+            assert not visit.wide()
+
+        visit.add(folder / "image.png", folder / "letter.png")
+        visit.part("image.png", "scale").select_option("exact")
+        visit.card("image.png").get_by_text("More settings").click()
+        check()
+        visit.part("image.png", "remove").click()
+        visit.part("letter.png", "remove").click()
+        visit.compare("astronaut_x4.png")
+        visit.page.keyboard.press("g")
+        check()
+        tools = visit.page.locator(".viewer-tools").bounding_box()
+        stage = visit.page.locator("#stage").bounding_box()
+        height = visit.page.viewport_size["height"]
+        assert tools["y"] + tools["height"] <= height + 1
+        assert stage["height"] > height / 2
+        for each in visit.page.locator("#viewer button:visible, #viewer a:visible").all():
+            box = each.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_empty_page(browser, scheme, tmp_path):
+    with Server(tmp_path) as server:
+        for width in WIDTHS:
+            with Visit(browser, server.url, width, color_scheme=scheme) as visit:
+                assert visit.page.get_by_role("button").all_inner_texts() == ["Choose files"]
+                assert visit.page.evaluate(UNNAMED) == []
+                assert visit.page.evaluate(PALE) == []
+                assert not visit.wide()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_jumps_when_a_job_goes_on(browser, server, folder, width):
+    with Visit(browser, server.url, width) as visit:
+        visit.add(folder / "coffee.png", folder / "image.png")
+        for name in ("coffee.png", "image.png"):
+            visit.part(name, "model").select_option("bicubic")
+            visit.part(name, "format").select_option("png")
+        visit.page.evaluate(
+            """() => {
+                window.places = [];
+                const note = () => {
+                    const cards = [...document.querySelectorAll('.card')];
+                    const early = cards.some(card => ['ready', 'sending'].includes(card.dataset.phase));
+                    if (cards.length < 2 || early) return;
+                    window.places.push([cards[0].dataset.phase, cards[1].offsetTop - cards[0].offsetTop]);
+                };
+                new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributes: true });
+            }"""
+        )
+        visit.page.get_by_role("button", name="Enlarge all").click()
+        visit.reaches("coffee.png", "done")
+        visit.reaches("image.png", "done")
+        places = visit.page.evaluate("window.places")
+        assert {"queued", "running", "done"} & {phase for phase, _ in places} > {"done"}
+        # Where there is little room, what the server notes of a result comes as another line.
+        assert len({place for phase, place in places if width > 500 or phase != "done"}) == 1
+        for name in ("coffee.png", "image.png"):
+            visit.part(name, "remove").click()
+
+
+def test_news_is_told_once_and_quietly(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.page.evaluate(
+            """() => {
+                window.heard = [];
+                const status = document.getElementById('status');
+                new MutationObserver(() => window.heard.push(status.textContent)).observe(status, { childList: true });
+            }"""
+        )
+        # Numbers that change all the time aren't news.
+        lively = visit.page.locator("[aria-live], [role=status], [role=alert], output")
+        assert lively.evaluate_all("all => all.map(each => each.id)") == ["trouble", "status"]
+        visit.add(folder / "image.png")
+        visit.part("image.png", "model").select_option("bicubic")
+        visit.page.get_by_role("button", name="Enlarge image.png").click()
+        visit.reaches("image.png", "done")
+        assert visit.page.evaluate("window.heard") == ["1 file added.", "image.png is done."]
+        visit.part("image.png", "remove").click()
+
+
+def test_who_wants_no_motion_gets_none(browser, gallery):
+    for wish, wanted in (("reduce", "none"), ("no-preference", "wait")):
+        with Visit(browser, gallery.url, reduced_motion=wish) as visit:
+            visit.page.evaluate("document.querySelector('.card progress').removeAttribute('value')")
+            found = visit.page.evaluate("getComputedStyle(document.querySelector('.card progress')).animationName")
+            assert found == wanted
+
+
+def test_numbers_in_words(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+
+        def said(name: str, *given: Any) -> list[Any]:
+            found: list[Any] = visit.page.evaluate(
+                "([name, given]) => import('/page.js').then(page => given.map(each => page[name](each)))",
+                [name, list(given)],
+            )
+            return found
+
+        assert said("bytesText", 5, 1234, 1_500_000, 2_000_000_000) == ["5 bytes", "1.23 kB", "1.5 MB", "2 GB"]
+        assert said("timeText", 2, 33, 130, 4000) == ["a few seconds", "about 35 s", "about 2 min", "about 1 h 10 min"]
+        assert said("secondsOf", "12.5", "1:02.5", "1:00:00", "") == [12.5, 62.5, 3600, None]
+        assert json.dumps(said("secondsOf", "soon")) == "[NaN]"
