@@ -553,11 +553,16 @@ def test_a_clip_has_its_record_beside(tmp_path):
     (tmp_path / "large").mkdir()
     for output in (tmp_path / "large", tmp_path / "large.mp4", tmp_path / "other" / "%03d.png"):
         output.parent.mkdir(exist_ok=True)
-        write_clip_record(workshop, route, clip, output, "png")
+        seen = PixelHash(clip.shape, clip.dtype, clip=True)
+        if output.name == "large":  # one run saw all, of the others an earlier one did
+            for frame in frames[1:]:
+                seen.add(frame)
+        write_clip_record(workshop, route, clip, output, "png", given=seen, consistency=None)
     assert (tmp_path / "large.superfine.json").is_file()
     assert (tmp_path / "other.superfine.json").is_file()
     record = read_text((tmp_path / "large.mp4.superfine.json").read_text().strip())
     assert record.input.sha256 == hash_of(frames[1:], "frames")
+    assert read_text((tmp_path / "large.superfine.json").read_text().strip()).input == record.input
     assert (record.input.frames, record.output.frames) == (3, 3)
     assert (record.output.rows, record.output.cols, record.output.sha256) == (32, 40, None)
     assert record.options.clip == ClipOptions(

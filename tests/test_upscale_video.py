@@ -43,6 +43,7 @@ from superfine.outputs import segments_folder
 from superfine.progress import JsonLines, Terminal
 from superfine.route import Workshop, choose_video_model
 from superfine.upscale import Pace
+from superfine.video import begun
 
 Array = npt.NDArray[np.generic]
 Shelf = Callable[..., None]
@@ -851,12 +852,8 @@ def stopped_by(number: int, source: Path, output: Path) -> subprocess.CompletedP
     """The command, sent a signal once a segment is finished and the next is on its way."""
     command = [*COMMAND, str(source), "-o", str(output), "--model", "best", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        facts = json.loads(line)
-        assert facts["status"] == "working", facts
-        if any(segments_folder(output).glob("*.mkv")) and facts["done"] > 120:
-            break
+    while not begun(output):
+        assert process.poll() is None, process.communicate()
     process.send_signal(number)
     said, words = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, said, words)
@@ -875,7 +872,8 @@ def test_kill_nine_is_survived_and_the_packets_are_those_of_an_unbroken_run(tmp_
     whole = only(superfine.upscale_path(source, tmp_path / "whole.mp4", job=job))
     assert (facts(whole).computed, facts(whole).resumed) == (300, 0)
     assert hashes(tmp_path / "b.mp4", "video") == hashes(tmp_path / "whole.mp4", "video")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4", "whole.mp4"}
+    records = {f"{name}.mp4.superfine.json" for name in ("b", "whole")}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4", "whole.mp4", *records}
 
 
 def test_a_video_is_noted_as_done_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

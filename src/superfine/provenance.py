@@ -540,17 +540,26 @@ def recorder_for(workshop: Workshop, route: Route, picture: Picture, output: Pat
 
 
 def write_clip_record(
-    workshop: Workshop, route: Route, clip: Clip, output: Path, codec: str, consistency: Consistency | None = None
+    workshop: Workshop,
+    route: Route,
+    clip: Clip,
+    output: Path,
+    codec: str,
+    *,
+    given: PixelHash,
+    consistency: Consistency | None,
 ) -> None:
-    """Write the record of a finished clip beside it; its frames are decoded once more for their hash.
+    """Write the record of a finished clip beside it.
 
-    codec: as it was really used. consistency: of all frames that were made. Raises SourceError, OutputError.
+    codec: as it was really used. given: of the frames that were enlarged; where an earlier run made some of them, all
+    are decoded once more. consistency: of those that were measured. Raises SourceError, OutputError.
     """
     job = workshop.job
     first, stop = stretch(clip, job.start, job.end)
-    given = PixelHash(clip.shape, clip.dtype, clip=True)
-    for frame in read_footage(clip, first, stop, damaged=job.damaged, interlaced=job.interlaced):
-        given.add(frame.pixels)
+    if given.frames != stop - first:
+        given = PixelHash(clip.shape, clip.dtype, clip=True)
+        for frame in read_footage(clip, first, stop, damaged=job.damaged, interlaced=job.interlaced):
+            given.add(frame.pixels)
     record = record_of(
         workshop,
         route,

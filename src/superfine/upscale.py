@@ -34,7 +34,15 @@ from superfine.journal import Journal, stamp
 from superfine.listing import Item, Listing, list_sources
 from superfine.models import Card, HaloKind
 from superfine.outputs import make_folder
-from superfine.provenance import Consistency, Recorder, Unrecorded, keeps_pixels, recorder_for, write_clip_record
+from superfine.provenance import (
+    Consistency,
+    PixelHash,
+    Recorder,
+    Unrecorded,
+    keeps_pixels,
+    recorder_for,
+    write_clip_record,
+)
 from superfine.route import FIXED_BYTES, QUEUED_BANDS, Job, Route, Size, Workshop, Workshops
 from superfine.upscale_video import (
     Pace,
@@ -438,12 +446,16 @@ class _Run:
             if journal is not None:
                 journal.add(journal.entry(item.source, before, item.output, stamp(part), options))
 
-        tally = Tally()
-        made = make_video(plan, tally, lambda pace: self._watch(item, pace), note)
+        recorded = workshop.job.provenance
+        tally, given = Tally(), PixelHash(plan.clip.shape, plan.clip.dtype, clip=True)
+        seen = given.add if recorded else lambda pixels: None
+        made = make_video(plan, tally, seen, lambda pace: self._watch(item, pace), note)
         seconds = time.perf_counter() - started
         result = _measured(result, tally, workshop, plan.route)
-        if workshop.job.provenance:
-            write_clip_record(workshop, plan.route, plan.clip, item.output, made.codec)
+        if recorded:
+            write_clip_record(
+                workshop, plan.route, plan.clip, item.output, made.codec, given=given, consistency=result.consistency
+            )
         return replace(
             result,
             output_size=made.size,

@@ -46,7 +46,7 @@ _MADE: Final = 6
 _ENCODER_BYTES: Final = {"h264": 70, "h265": 170, "av1": 185, "vp9": 120}
 _OTHER_ENCODER_BYTES: Final = 20
 # Frames between two that are made small again, to see how far they are from the source.
-_MEASURED_EVERY: Final = 25
+_MEASURED_EVERY: Final = 100
 # What a trial for a dry run may take, and how many frames it has.
 _TRIAL_SECONDS: Final = 4.0
 _TRIAL_FRAMES: Final = (4, 48)
@@ -215,14 +215,15 @@ def plan_video(source: Path, output: Path, workshop: Workshop, clip: Clip | None
 def make_video(
     plan: VideoPlan,
     tally: Tally,
+    seen: Callable[[Array], None] = lambda pixels: None,
     heard: Callable[[Pace], None] = lambda pace: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     """Enlarge a video; segments of an earlier run that was stopped are taken.
 
-    tally: counts, of each 25th frame that is made, how far it is from the source once it's made small again. heard:
-    called for each frame. whole: hears of the finished file before it gets its name. Raises SourceError,
-    UsageError, OutputError, EngineError; what is done stays.
+    tally: counts, of each 100th frame that is made, how far it is from the source once it's made small again. seen:
+    hears the source's frames that this run enlarges. heard: called for each frame. whole: hears of the finished file
+    before it gets its name. Raises SourceError, UsageError, OutputError, EngineError; what is done stays.
     """
     begun: list[tuple[float, int]] = []
     resumed = 0
@@ -244,7 +245,7 @@ def make_video(
     def frame(window: Array) -> Array:
         return plan.route.frame(window, tally if next(number) % _MEASURED_EVERY == 0 else None)
 
-    return _converted(plan, plan.output, frame, job.start, job.end, tell, whole)
+    return _converted(plan, plan.output, frame, job.start, job.end, tell, seen, whole)
 
 
 def seconds_expected(plan: VideoPlan) -> float:
@@ -272,6 +273,7 @@ def _converted(
     start: Fraction | None,
     end: Fraction | None,
     progress: Callable[[int, int], None] = lambda done, frames: None,
+    seen: Callable[[Array], None] = lambda pixels: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     clip, route, job = plan.clip, plan.route, plan.workshop.job
@@ -292,6 +294,7 @@ def _converted(
         rate=job.rate,
         max_megapixels=job.max_megapixels,
         clip=clip,
+        seen=seen,
         whole=whole,
     )
 

@@ -93,6 +93,7 @@ def convert(
     rate: Fraction | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
     clip: Clip | None = None,
+    seen: Callable[[Array], None] = lambda pixels: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     """Enlarge a clip; everything else in the file is kept where the output can hold it.
@@ -104,8 +105,9 @@ def convert(
     thread, in the order of time, and not for duplicates. size: (rows, cols) of a frame -> those of the output. frames:
     odd length of the window. start, end: seconds; frames from `start` on and before `end`. fingerprint: whatever else
     decides the pixels; segments of an earlier call with another one are thrown away. progress: hears how many frames
-    are done, of how many. rate: frames a second of a folder. clip: the source, where it's open already. whole: hears of
-    the finished file before it gets its name, as `written_whole` says; not of folders. One process at a time writes an
+    are done, of how many. rate: frames a second of a folder. clip: the source, where it's open already. seen: hears
+    each frame of the source that this call writes, (rows, cols, channels), in the order of time. whole: hears of the
+    finished file before it gets its name, as `written_whole` says; not of folders. One process at a time writes an
     output. Raises UsageError, SourceError, OutputError; what is done stays for the next call.
     """
     clip = open_footage(source, rate=rate, max_megapixels=max_megapixels) if clip is None else clip
@@ -153,6 +155,7 @@ def convert(
                         picture, pixels = window, None
                     if number < low:
                         continue
+                    seen(window.frame.pixels)
                     if pixels is None:
                         pixels = enlarge(picture.stack())
                         computed += 1
