@@ -508,6 +508,11 @@ def test_evaluate_and_models_take_weights(weights, photo):
     assert json.loads(shown.stdout)["source"].startswith("small.safetensors, sha256 ")
 
 
+def undrifted(notes):
+    """Without the note that a network of random weights drifts."""
+    return tuple(note for note in notes if "drifted: made small again" not in note)
+
+
 def test_the_report_says_what_tiles_promise(tmp_path):
     noise = np.random.default_rng(5).integers(0, 256, (70, 900, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "long.png")
@@ -524,7 +529,7 @@ def test_the_report_says_what_tiles_promise(tmp_path):
     assert "tiles of far equal the whole picture but for a quarter of a level (practical halo)" in tiled.notes
     at_once = result("whole")
     assert at_once.halo_kind == "whole"
-    assert at_once.notes == ()
+    assert undrifted(at_once.notes) == ()
     short = result("whole", memory_gb=0.265)
     assert "whole sees the whole picture and got it in tiles: their seams may show" in short.notes
 
@@ -609,7 +614,7 @@ def test_deep_pictures_through_networks_of_8_bit_levels(weights, tmp_path):
             tmp_path / f"{source}.png", tmp_path / "made.png", job=job, overwrite=True, resume=False
         ).results
         assert made.status == "done"
-        return made.notes
+        return undrifted(made.notes)
 
     assert notes("rough", "deep") == ("rough works in 8-bit levels; what 16 bits hold between them is lost",)
     assert notes("rough", "plain") == notes("fine", "deep") == ()

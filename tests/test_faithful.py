@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import skimage.data
 from PIL import Image
 from typer.testing import CliRunner
@@ -208,6 +209,19 @@ def test_a_network_that_drifts_is_named(
     assert (words in told[0]) if words else not told
 
 
+def test_half_a_level_means_something_in_float(tmp_path: Path) -> None:
+    pixels = (skimage.data.chelsea()[::5, ::5] / 255).astype(np.float32)
+    pyvips.Image.new_from_memory(pixels.tobytes(), pixels.shape[1], pixels.shape[0], 3, "float").copy(
+        interpretation="scrgb"
+    ).write_to_file(str(tmp_path / "float.tif"))
+    for operator, missed in ((None, True), ("bicubic", False)):
+        job = Job(scale=2, model="fast", consistent=operator)
+        report = superfine.upscale_path(tmp_path / "float.tif", tmp_path / "out.tif", job=job, overwrite=True)
+        found = one(report).consistency
+        assert found is not None
+        assert (found.misses > 0) == missed
+
+
 # ---- ensembles and records
 
 
@@ -268,8 +282,7 @@ def test_a_run_that_is_done_still_makes_the_map_that_is_missing(photo: Maker, tm
     photo("in/a.png")
     job, chart = Job(scale=2, model="balanced"), tmp_path / "map.png"
     superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=job)
-    runs = [superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=job, guess_map=chart) for _ in range(1)]
-    assert runs[0].results[0].status == "done"
+    one(superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=job, guess_map=chart))
     assert chart.exists()
 
 

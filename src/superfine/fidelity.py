@@ -95,7 +95,7 @@ class Tally:
     worst: float = 0.0
     """The largest difference of a sample, in levels of the output (of white for float32)."""
     misses: int = 0
-    """Samples that are off by more than half a level of the output; means nothing for float32."""
+    """Samples that are off by more than half a level of the output; of float32, half a level of 255."""
     samples: int = 0
     _squares: float = field(default=0.0, repr=False)
     _sums: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
@@ -109,8 +109,9 @@ class Tally:
         self._sums = self._sums + difference.sum(axis=(1, 2)).astype(np.float64) / white
         worst = max(float(difference.max()), -float(difference.min()))
         self.worst = max(self.worst, worst)
-        if worst > HALF_LEVEL:
-            self.misses += int(np.count_nonzero(np.abs(difference) > HALF_LEVEL))
+        half = HALF_LEVEL if white > 1 else HALF_LEVEL / 255
+        if worst > half:
+            self.misses += int(np.count_nonzero(np.abs(difference) > half))
         self.samples += difference.size
         each = self.samples // len(difference)
         mean = self._squares / (each * len(colours))

@@ -7,6 +7,7 @@ from it as well. What it says is held against the truth on pictures that no trai
 network by itself (`evaluate.intervals`), and the table that comes of it stands on the guess network's card.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -248,12 +249,12 @@ def write_guess_map(
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: a guess map is a 16-bit PNG; give it a name that ends in .png")
     size = source.shape[0] * guess.scale, source.shape[1] * guess.scale
-    made = open_picture(result, upright=True)
+    made = open_picture(result, max_megapixels=math.inf, upright=True, bounded=False)
     if made.size != size:
         raise ShapeError(f"{result}: is {made.size[1]} x {made.size[0]}, not {size[1]} x {size[0]} as its guess map")
     shape = (*size, 1)
     _write_png(path, guess.bands(source.shape, source.bands(), done), shape, np.dtype(np.uint16), _words(guess))
-    widths = open_picture(path).bands(_BAND)
+    widths = open_picture(path, max_megapixels=math.inf).bands(_BAND)
     heat = _heat(made.bands(_BAND), widths, size[1], guess.calibration.share)
     high = (size[0] + legend_rows(size[1]), size[1], 3)
     _write_png(overlay_path(path), heat, high, np.dtype(np.uint8), _words(guess))

@@ -40,6 +40,7 @@ __all__ = [
     "plain_reason",
     "save_picture",
     "streamed",
+    "xmp_of",
 ]
 
 Array = npt.NDArray[np.generic]

@@ -271,6 +271,8 @@ def _guess_for(picture: Picture, output: Path, workshop: Workshop, route: Route)
     job = workshop.job
     if job.ensemble:
         raise UsageError("--guess-map is calibrated for networks asked once; leave --ensemble out")
+    if job.white is not None:
+        raise UsageError("--guess-map is calibrated for pictures whose white is 1 or a whole level; leave --white out")
     # A projection on what the truth belongs to takes nothing further from it; other operators' truth is another.
     if route.reduction is not None and route.reduction.name not in ("bicubic", "matlab-bicubic"):
         raise UsageError("--guess-map is calibrated for bicubic reduction; take --consistent bicubic, or leave it out")
@@ -375,7 +377,7 @@ class _Run:
             raise SourceError(item.problem)
         workshop, reason = self._workshops.suited(item.source)
         journal = self._journal(item.journal) if item.journal is not None else None
-        known = journal if self._resume and (self._guess_map is None or self._guess_map.exists()) else None
+        known = journal if self._resume and self._guess_map is None else None
         if known is not None and known.done(item.source, item.output, workshop.fingerprint):
             return Result(item.source, item.output, "skipped", "done before, unchanged")
         before = stamp(item.source)
@@ -629,7 +631,10 @@ def _drift(found: Consistency, tally: Tally, workshop: Workshop, route: Route) -
                 f" {found.worst:.3g} levels of {KINDS[route.made]:,.0f}"
             )
         return
-    colour, structure = max(map(abs, tally.drift)) > _MOST_DRIFT, (found.psnr or math.inf) < _LEAST_CONSISTENT
+    colour, structure = (
+        max(map(abs, tally.drift)) > _MOST_DRIFT,
+        found.psnr is not None and found.psnr < _LEAST_CONSISTENT,
+    )
     cards = [workshop.models[engine.scale].card for engine in route.engines]
     if not cards or not (colour or structure):
         return
