@@ -242,7 +242,9 @@ def test_kinds_agree(model, run):
     for kind, white in ((np.uint8, 255), (np.uint16, 65535)):
         clip = on_grid(moving(engine.frames, (61, 47), kind), engine)
         levels = engine((clip * np.float32(1 / white)).astype(np.float32)).astype(np.float64) * white
-        assert np.abs(engine(clip) - levels).max() <= (0.02 * white if mixed else 0.5 + white * 1e-6)
+        # How likely places are is the exponential of differences times a thousand, and so are their last bits.
+        bits = 1e-6 if engine.frames == 1 else 1e-5
+        assert np.abs(engine(clip) - levels).max() <= (0.02 * white if mixed else 0.5 + white * bits)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])

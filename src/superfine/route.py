@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from importlib.metadata import version
-from itertools import combinations_with_replacement, tee
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -272,7 +273,7 @@ class Route:
         picture; for networks of more frames, a picture is a clip in which nothing moves. tally: counts how far the
         result, made small again, is from the picture.
         """
-        bands, again = tee(bands) if self.reduction is not None or tally is not None else (bands, ())
+        bands, again = _twice(bands) if self.reduction is not None or tally is not None else (bands, ())
         small, large = map(_middle, again), self._enlarged(shape, bands, done)
         if self.reduction is not None:
             return consistent_bands(large, small, shape, self.reduction, self.made, tally or Tally())
@@ -315,6 +316,24 @@ class Route:
             total += pixels
             pixels *= engine.scale**2
         return float(max(total, 1))
+
+
+def _twice(bands: Iterable[Array]) -> tuple[Iterator[Array], Iterator[Array]]:
+    """Each band for two readers; held only until both have it, where `itertools.tee` holds dozens more."""
+    source, waiting = iter(bands), (deque[Array](), deque[Array]())
+
+    def read(mine: deque[Array], other: deque[Array]) -> Iterator[Array]:
+        while True:
+            if mine:
+                yield mine.popleft()
+                continue
+            band = next(source, None)
+            if band is None:
+                return
+            other.append(band)
+            yield band
+
+    return read(*waiting), read(*waiting[::-1])
 
 
 def _filled(pixels: Array) -> Array:
@@ -437,6 +456,7 @@ class Workshop:
             per_pixel = [card.bytes_per_pixel for card in cards]
             largest = _largest_tile(shape, engines, tiles, per_pixel)
             needed = held + _memory(shape, worked, target, engines, tiles) + largest
+            needed += _fidelity_memory(shape, target, made, projected=reduction is not None)
             if needed <= self.limit:
                 self.kept = max(self.kept, largest)
                 return Route(target, engines, tiles, method, worked, made, needed, reduction)
@@ -593,6 +613,14 @@ def _memory(shape: Shape, worked: np.dtype[Any], target: Size, engines: Sequence
         rows, cols = rows * engine.scale, cols * engine.scale
         total += min(tile * engine.scale, rows) * cols * width
     return total + (1 + QUEUED_BANDS) * min(512, target[0]) * target[1] * width
+
+
+def _fidelity_memory(shape: Shape, target: Size, made: np.dtype[Any], *, projected: bool) -> int:
+    """Estimated bytes of the rows that are made small again, and made consistent; measured at 1000 columns."""
+    rows, cols, channels = shape
+    times = (target[0] / rows) * (target[1] / cols)
+    each = {1: 120, 2: 165, 4: 70}[made.itemsize] if projected else 35
+    return round(each * times * min(rows, 32 if times <= 16 else 16) * cols * channels)
 
 
 def _largest_tile(shape: Shape, engines: Sequence[Engine], tiles: Sequence[int], per_pixel: Sequence[int]) -> int:
