@@ -530,7 +530,7 @@ def test_the_report_says_what_tiles_promise(tmp_path):
     at_once = result("whole")
     assert at_once.halo_kind == "whole"
     assert undrifted(at_once.notes) == ()
-    short = result("whole", memory_gb=0.265)
+    short = result("whole", memory_gb=0.275)
     assert "whole sees the whole picture and got it in tiles: their seams may show" in short.notes
 
 
