@@ -8,8 +8,6 @@ network by itself (`evaluate.intervals`), and the table that comes of it stands 
 """
 
 import math
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +24,7 @@ from superfine.errors import ModelError, OutputError, ShapeError, UsageError
 from superfine.heat import heated, legend, legend_rows
 from superfine.image import Picture, open_picture, streamed
 from superfine.models import Model, list_guesses
-from superfine.pngtext import append_chunks
+from superfine.pngtext import append_chunks, text_chunk
 from superfine.tiles import Grid, Window, enlarge
 
 __all__ = [
@@ -213,12 +211,12 @@ def guess_for(
     return Guess(guess, calibration, open_engine(guess, engine, precision))
 
 
-def find_guess(sha256: str, *, engine: str = "openvino") -> Guess | None:
+def find_guess(sha256: str) -> Guess | None:
     """Intervals for clean pictures and the network whose file has that hash; None where none were calibrated."""
     if (found := _known().get(sha256)) is None:
         return None
     guess, calibration = found
-    return Guess(guess, calibration, open_engine(guess, engine))
+    return Guess(guess, calibration, open_engine(guess))
 
 
 @cache
@@ -289,12 +287,6 @@ def _write_png(
         with written_whole(path) as part:
             with streamed(shape, dtype, bands) as image:
                 image.pngsave(str(part), compression=6, keep="none")
-            append_chunks(part, (_text(key, text) for key, text in words.items()))
+            append_chunks(part, (text_chunk(key, text) for key, text in words.items()))
     except OSError as error:
         raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
-
-
-def _text(keyword: str, text: str) -> bytes:
-    """A tEXt chunk. Source: PNG (Third Edition), 11.3.3.2."""
-    body = b"tEXt" + keyword.encode("ascii") + b"\0" + text.encode("ascii", "replace")
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["XMP_KEYWORD", "append_chunks", "patch_text", "text_chunks", "xmp_chunk", "xmp_in"]
+__all__ = ["XMP_KEYWORD", "append_chunks", "patch_text", "text_chunk", "text_chunks", "xmp_chunk", "xmp_in"]
 
 XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -35,7 +35,15 @@ def text_chunks(path: Path) -> Iterator[bytes]:
 
 def xmp_chunk(xmp: bytes) -> bytes:
     """XMP as a PNG carries it: international text, uncompressed."""
-    body = b"iTXt" + XMP_KEYWORD + bytes(5) + xmp
+    return _chunk(b"iTXt" + XMP_KEYWORD + bytes(5) + xmp)
+
+
+def text_chunk(keyword: str, text: str) -> bytes:
+    """A tEXt chunk of ASCII. Source: PNG (Third Edition), 11.3.3.2."""
+    return _chunk(b"tEXt" + keyword.encode("ascii") + b"\0" + text.encode("ascii", "replace"))
+
+
+def _chunk(body: bytes) -> bytes:
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 

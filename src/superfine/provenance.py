@@ -28,7 +28,7 @@ from superfine.errors import OutputError, ShapeError, SourceError, UsageError
 from superfine.footage import kind_of, read_footage
 from superfine.image import Picture, format_of, open_picture, xmp_of
 from superfine.pngtext import patch_text, text_chunks, xmp_in
-from superfine.route import Route, Workshop
+from superfine.route import Job, Route, Workshop
 from superfine.stills import has_place
 from superfine.xmp import Place, packet_limit, patch_file, record_in, with_place
 
@@ -44,6 +44,7 @@ __all__ = [
     "Record",
     "Recorder",
     "Unrecorded",
+    "clip_hash",
     "find_record",
     "keeps_every_bit",
     "keeps_pixels",
@@ -557,9 +558,7 @@ def write_clip_record(
     job = workshop.job
     first, stop = stretch(clip, job.start, job.end)
     if given.frames != stop - first:
-        given = PixelHash(clip.shape, clip.dtype, clip=True)
-        for frame in read_footage(clip, first, stop, damaged=job.damaged, interlaced=job.interlaced):
-            given.add(frame.pixels)
+        given = clip_hash(clip, job)
     record = record_of(
         workshop,
         route,
@@ -576,6 +575,14 @@ def write_clip_record(
         ),
     )
     write_sidecar(output, replace(record, consistency=_rounded(consistency)))
+
+
+def clip_hash(clip: Clip, job: Job) -> PixelHash:
+    """The hash of the frames of a clip that the job enlarges. Raises SourceError."""
+    made = PixelHash(clip.shape, clip.dtype, clip=True)
+    for frame in read_footage(clip, *stretch(clip, job.start, job.end), damaged=job.damaged, interlaced=job.interlaced):
+        made.add(frame.pixels)
+    return made
 
 
 def _rounded(consistency: Consistency | None) -> Consistency | None:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from superfine.blend import blend
 from superfine.channels import BLEED, bleed, for_channels
-from superfine.classical.reduction import REDUCTIONS, Reduction, kernel_reduction
+from superfine.classical.reduction import LARGEST_SCALE, REDUCTIONS, Reduction, kernel_reduction
 from superfine.classical.reduction import reduction as named_reduction
 from superfine.classical.resample import matlab_bands, resize_bands
 from superfine.color import to_kind, to_unit
@@ -68,7 +68,7 @@ Size = tuple[int, int]
 Shape = tuple[int, int, int]
 
 #: More in one go would be guesswork; a result can be enlarged again.
-MAX_SCALE: Final = 16
+MAX_SCALE: Final = LARGEST_SCALE
 #: The families that `sharpness` goes between.
 SOFT: Final = "photo"
 SHARP: Final = "sharp"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from superfine.classical.reduction import Reduction, kernel_reduction, reduction
-from superfine.clip import Clip, stretch
+from superfine.clip import Clip
 from superfine.color import KINDS
 from superfine.encoding import CODECS
 from superfine.engine import ENGINES, Precision, cpu_features, engine_state
@@ -36,6 +37,7 @@ from superfine.provenance import (
     Consistency,
     PixelHash,
     Record,
+    clip_hash,
     find_record,
     kernel_hash,
     machine,
@@ -236,20 +238,18 @@ class _Case:
 
     def source(self, path: Path, *, upright: bool = False) -> Picture:
         """A source as the record's work saw it: with the same level of white, where it's float."""
-        if self.record.options.white is not None:
-            with suppress(UsageError):  # whole levels, which say themselves what is white
-                return self._opened(path, upright=upright, white=self.record.options.white)
         return self._opened(path, upright=upright)
 
     def made(self, path: Path) -> Picture:
         """The same of an enlargement, whose floats may lie beyond black and white."""
-        if self.record.options.white is not None:
-            with suppress(UsageError):
-                return self._opened(path, bounded=False, white=self.record.options.white)
         return self._opened(path, bounded=False)
 
-    def _opened(self, path: Path, **named: Any) -> Picture:
-        return open_picture(path, max_megapixels=self.max_megapixels, **named)
+    def _opened(self, path: Path, *, upright: bool = False, bounded: bool = True) -> Picture:
+        opened = partial(open_picture, path, max_megapixels=self.max_megapixels, upright=upright, bounded=bounded)
+        if self.record.options.white is not None:
+            with suppress(UsageError):  # whole levels, which say themselves what is white
+                return opened(white=self.record.options.white)
+        return opened()
 
     def clip(self, path: Path, rate: Fraction | None = None) -> Clip:
         """The same of a clip."""
@@ -402,7 +402,7 @@ def _of_source(case: _Case, source: Path, job: Job | None, progress: Progress) -
         yield untried
         return
     if case.moves and job is not None:
-        there = _clip_hash(case.clip(source, job.rate), job)
+        there = clip_hash(case.clip(source, job.rate), job).hexdigest
     else:
         there = _picture_hash(case.source(source))
     if there != case.record.input.sha256:
@@ -417,11 +417,9 @@ def _of_source(case: _Case, source: Path, job: Job | None, progress: Progress) -
         yield from _recomputed(case, source, job, progress)
 
 
-def _clip_hash(clip: Clip, job: Job) -> str:
-    made = PixelHash(clip.shape, clip.dtype, clip=True)
-    for frame in read_footage(clip, *stretch(clip, job.start, job.end), damaged=job.damaged, interlaced=job.interlaced):
-        made.add(frame.pixels)
-    return made.hexdigest
+def _level(found: Consistency | Tally) -> float:
+    """In dB; infinite where nothing differs."""
+    return math.inf if found.psnr is None else found.psnr
 
 
 def _consistency(case: _Case, source: Path, said: Consistency) -> Check:
@@ -436,7 +434,7 @@ def _consistency(case: _Case, source: Path, said: Consistency) -> Check:
         now = _reduced(case, small, large, said.operator)
     except (ShapeError, UsageError) as error:
         return Check("consistency", False, f"can't be measured as the record says: {error}")
-    then = math.inf if said.psnr is None else said.psnr
+    then = _level(said)
     words = f"reduced by {said.operator}, against its source: {_figure(now)}"
     if case.rounding is None:
         return Check("consistency", None, f"{words}; before it was encoded {_figure(then)}, says the record")
@@ -461,7 +459,7 @@ def _reduced(case: _Case, small: Picture, large: Picture, operator: str) -> floa
     tally = Tally()
     by = _operator(case, small.size, large.size, operator)
     deque(measured_bands(large.bands(), small.bands(), small.shape, large.size, tally, by), maxlen=0)
-    return math.inf if tally.psnr is None else tally.psnr
+    return _level(tally)
 
 
 def _operator(case: _Case, small: Size, large: Size, name: str) -> Reduction | None:
@@ -533,7 +531,7 @@ def _same_figure(now: Consistency | None, said: Consistency | None, *, alike: bo
     if now is None or said is None:
         same = now is said
     else:
-        figures = [math.inf if one.psnr is None else one.psnr for one in (now, said)]
+        figures = [_level(one) for one in (now, said)]
         near = figures[0] == figures[1] or abs(figures[0] - figures[1]) <= _FIGURE
         same = near and now.operator == said.operator
         if alike:  # elsewhere, which sample is off by just half a level may hang on a last bit
@@ -546,7 +544,7 @@ def _same_figure(now: Consistency | None, said: Consistency | None, *, alike: bo
 def _told(consistency: Consistency | None) -> str:
     if consistency is None:
         return "no figure"
-    psnr = math.inf if consistency.psnr is None else consistency.psnr
+    psnr = _level(consistency)
     missed = f"{consistency.misses:,} of {consistency.samples:,} samples missed, {consistency.worst:.4g} levels at most"
     return f"{_figure(psnr)} by {one_line(consistency.operator)}, {missed}"
 

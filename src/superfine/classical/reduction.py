@@ -18,7 +18,17 @@ from superfine.classical.kernels import check_kernel
 from superfine.classical.resample import KERNELS, Taps, resize_axis, taps
 from superfine.errors import ShapeError, UsageError
 
-__all__ = ["REDUCTIONS", "Line", "Patch", "Reduction", "across", "kernel_reduction", "reduction", "resampling_line"]
+__all__ = [
+    "LARGEST_SCALE",
+    "REDUCTIONS",
+    "Line",
+    "Patch",
+    "Reduction",
+    "across",
+    "kernel_reduction",
+    "reduction",
+    "resampling_line",
+]
 
 Floats = npt.NDArray[np.floating]
 Span = tuple[int, int]
