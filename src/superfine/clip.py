@@ -21,6 +21,7 @@ from superfine.image import MAX_MEGAPIXELS
 __all__ = [
     "MATRICES",
     "NO_MASTERING",
+    "SURE_THREADS",
     "Chapter",
     "Clip",
     "Colour",
@@ -59,6 +60,9 @@ _CENTRED: Final = frozenset({"mjpeg", "mpeg1video"})
 _SHORT_SECONDS: Final = 0.5
 # What the reader of Matroska says where the file ends in the middle of something.
 _ENDED: Final = "File ended prematurely"
+#: How decoders share their work: not at all. In threads they are faster, and whether a damaged frame is told as such
+#: then depends on which of them comes first.
+SURE_THREADS: Final = "NONE"
 # Ten fractions and two flags.
 _DISPLAY_NUMBERS: Final = 22
 # Complaints of a decoder that is being emptied, before it is given up.
@@ -529,7 +533,7 @@ def decoded_frames(container: Any, stream: Any, *, alpha: bool) -> Iterator[tupl
     name = stream.codec_context.name
     decoder: Any = av.CodecContext.create(_ALPHA_DECODERS[name], "r") if alpha else stream.codec_context
     if not decoder.is_open:
-        decoder.thread_type = "AUTO"
+        decoder.thread_type = SURE_THREADS
     packets = container.demux(stream)
     refused = 0
     while True:

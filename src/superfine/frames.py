@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from superfine.clip import MATRICES, Clip, Colour, decoded_frames, opened, shown_time
+from superfine.clip import MATRICES, SURE_THREADS, Clip, Colour, decoded_frames, opened, shown_time
 from superfine.errors import SourceError, UsageError
 
 __all__ = [
@@ -228,7 +228,7 @@ def _prepare(container: Any, stream: Any) -> None:
     """Show the decoder the beginning: x264 says there, and only there, which of its old errors are to be undone."""
     import av
 
-    stream.codec_context.thread_type = "AUTO"
+    stream.codec_context.thread_type = SURE_THREADS
     packet = next(container.demux(stream), None)
     if packet is not None and packet.size:
         with suppress(av.FFmpegError):
