@@ -5,7 +5,15 @@ import pytest
 from scipy.signal import convolve2d
 from skimage.measure import block_reduce
 
-from superfine.classical.reduction import REDUCTIONS, across, kernel_reduction, reduction, resampling_line
+from superfine.classical.kernels import anisotropic_kernel
+from superfine.classical.reduction import (
+    REDUCTIONS,
+    across,
+    kernel_reduction,
+    nearly_inverse,
+    reduction,
+    resampling_line,
+)
 from superfine.classical.resample import matlab_resize, resize
 from superfine.errors import ShapeError, UsageError
 
@@ -141,3 +149,13 @@ def test_wrong_words():
         reduction("box", 3)(noise(6, 7))
     with pytest.raises(ShapeError, match="floating"):
         reduction("box", 3)(np.zeros((6, 6), np.uint8))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_the_inverse_of_a_blur_is_that_of_its_matrix_far_from_borders(scale):
+    operator = kernel_reduction(anisotropic_kernel(6 + scale % 2, scale, (0.3, 0.2), 30.0), scale)
+    matrix = dense(operator, (17, 18))
+    wanted = np.zeros((17, 18))
+    wanted[7:10, 8:11] = noise(3, 3)
+    exact = np.linalg.solve(matrix @ matrix.T, wanted.ravel()).reshape(17, 18)
+    np.testing.assert_allclose(nearly_inverse(operator, (17, 18))(wanted[None])[0], exact, atol=1e-3 * exact.max())

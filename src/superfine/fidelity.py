@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from superfine.classical.reduction import Line, Patch, Reduction, across, resampling_line
+from superfine.classical.reduction import Line, Patch, Reduction, across, nearly_inverse, resampling_line
 from superfine.color import KINDS
 from superfine.errors import ShapeError
 
@@ -313,9 +313,7 @@ def _solved(
         patch = reduction.patch(shape[:2], (first, last), (0, shape[1]))
         # Samples that want rows below the window are left to the next one, so all rows from `start` on may change.
         free = slice(scale * (start - first), scale * (last - first))
-        window[:, free] += _least_change(
-            patch.reduce(window), source(first, last), patch.whole, patch.reduce, patch.adjoint, free, tolerance
-        )
+        window[:, free] += _least_change(window, source(first, last), reduction, patch, free, tolerance)
         yield window[:, scale * (start - first) : scale * (stop - first)].astype(np.float32)
         state, top = window, first
         large.forget(scale * last)
@@ -324,36 +322,35 @@ def _solved(
 
 
 def _least_change(
-    reduced: Floats,
-    wanted: Floats,
-    whole: npt.NDArray[np.bool_],
-    reduce: Callable[[Floats], Floats],
-    adjoint: Callable[[Floats], Floats],
-    free: slice,
-    tolerance: float,
+    window: Floats, wanted: Floats, reduction: Reduction, patch: Patch, free: slice, tolerance: float
 ) -> Floats:
-    """The smallest change of the rows `free` that takes whole samples to what is wanted, by conjugate gradients."""
-    missing = np.where(whole, wanted - reduced, 0)
-    weight, towards = np.zeros_like(missing), missing.copy()
-    power = np.square(missing).sum(axis=(1, 2), keepdims=True)
+    """The smallest change of the rows `free` that takes whole samples to what is wanted.
+
+    By preconditioned conjugate gradients (Golub and Van Loan, Matrix Computations, 11.5).
+    """
+    missing = np.where(patch.whole, wanted - patch.reduce(window), 0)
+    inverted = nearly_inverse(reduction, (wanted.shape[1], wanted.shape[2]))
+    weight = np.zeros_like(missing)
+    towards, before = weight, np.ones((len(missing), 1, 1))
     best, found = float(np.abs(missing).max()), weight
     for _ in range(_CG_TURNS):
         if best <= tolerance:
             break
-        spread = adjoint(towards)
+        steered = np.where(patch.whole, inverted(missing), 0)
+        power = (missing * steered).sum(axis=(1, 2), keepdims=True)
+        towards = steered + np.divide(power, before, out=np.zeros_like(power), where=before > 0) * towards
+        before = power
+        spread = patch.adjoint(towards)
         masked = np.zeros_like(spread)
         masked[:, free] = spread[:, free]
-        seen = np.where(whole, reduce(masked), 0)
+        seen = np.where(patch.whole, patch.reduce(masked), 0)
         curve = (towards * seen).sum(axis=(1, 2), keepdims=True)
         pace = np.divide(power, curve, out=np.zeros_like(power), where=curve > 0)
         weight = weight + pace * towards
         missing = missing - pace * seen
         if (left := float(np.abs(missing).max())) < best:
             best, found = left, weight
-        after = np.square(missing).sum(axis=(1, 2), keepdims=True)
-        towards = missing + np.divide(after, power, out=np.zeros_like(power), where=power > 0) * towards
-        power = after
-    return adjoint(found)[:, free]
+    return patch.adjoint(found)[:, free]
 
 
 # ---- 2: in range

@@ -7,6 +7,7 @@ A resizer's A is a Kronecker product of two bands; the inverse of A A^T along on
 sample, so that A+ is a product of two bands as well, to float32's last bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final, Protocol
@@ -14,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from superfine.classical.kernels import check_kernel
+from superfine.classical.kernels import check_kernel, fast_length
 from superfine.classical.resample import KERNELS, Taps, resize_axis, taps
 from superfine.errors import ShapeError, UsageError
 
@@ -26,6 +27,7 @@ __all__ = [
     "Reduction",
     "across",
     "kernel_reduction",
+    "nearly_inverse",
     "reduction",
     "resampling_line",
 ]
@@ -43,6 +45,8 @@ LARGEST_SCALE: Final = 16
 _DECAY: Final = 21
 # Samples from a border after which it isn't felt.
 _FAR: Final = 4 * _DECAY
+# What a kernel lets through of a frequency is taken to be no less than this share of the most.
+_FAINTEST: Final = 1e-2
 # Columns that are worked on together, and always the same ones.
 _BLOCK: Final = 32
 
@@ -227,6 +231,28 @@ def resampling_line(large: int, small: int) -> Line:
     return Line(taps(large, small, KERNELS["bicubic"]), large)
 
 
+def nearly_inverse(reduction: Reduction, size: tuple[int, int]) -> Callable[[Floats], Floats]:
+    """About the inverse of a kernel's A A^T: samples (c, *size) -> samples, exact where a picture has no border.
+
+    Frequencies that the kernel takes away stay small.
+    """
+    kernel, scale = np.atleast_2d(reduction.kernel), reduction.scale  # type: ignore[arg-type]
+    period = [scale * -(-2 * side // scale) for side in kernel.shape]
+    alike = np.fft.irfft2(np.abs(np.fft.rfft2(kernel, period)) ** 2, period)[::scale, ::scale]
+    rows, cols = (np.arange(side) - side * (np.arange(side) > side // 2) for side in alike.shape)
+    sides = fast_length(size[0]), fast_length(size[1])
+    spread = np.zeros(sides)
+    np.add.at(spread, (rows[:, None] % sides[0], cols % sides[1]), alike)
+    power = np.fft.rfft2(spread).real
+    gain = 1 / np.maximum(power, _FAINTEST * power.max())
+
+    def inverted(small: Floats) -> Floats:
+        made: Floats = np.fft.irfft2(np.fft.rfft2(small, sides) * gain, sides)[:, : size[0], : size[1]]
+        return made
+
+    return inverted
+
+
 def _checked_scale(scale: int) -> int:
     if scale not in range(1, LARGEST_SCALE + 1) or scale is True:
         raise UsageError(f"a scale of {scale!r} has no reduction; want a whole number from 1 to {LARGEST_SCALE}")
@@ -288,25 +314,26 @@ class _KernelPatch:
     """Convolution in Fourier space on the rectangle with its edges replicated."""
 
     def __init__(self, kernel: Floats, scale: int, shape: tuple[int, int], rows: Span, cols: Span) -> None:
-        self.around, self.taken, self.sides, whole = [], [], [], []
+        self.around, self.taken, self.padded, whole = [], [], [], []
         for count, side, span in zip(kernel.shape, shape, (rows, cols), strict=True):
             first, last = _kernel_ends(count, scale)
             before, after, kept = max(0, -first), max(0, last - scale + 1), span[1] - span[0]
             at = before + last
             self.around.append((before, after))
             self.taken.append(slice(at, at + scale * (kept - 1) + 1, scale))
-            self.sides.append(before + scale * kept + after)
+            self.padded.append(before + scale * kept + after)
             place = scale * np.arange(*span)
             whole.append(
                 ((place + first >= scale * span[0]) | (span[0] == 0))
                 & ((place + last < scale * span[1]) | (span[1] == side))
             )
         self.whole = whole[0][:, None] & whole[1]
+        self.sides = [fast_length(side) for side in self.padded]
         self.transfer = np.fft.rfft2(kernel, self.sides)
 
     def reduce(self, large: Floats) -> Floats:
         padded = np.pad(large, [(0, 0), *self.around], mode="edge")
-        blurred = np.fft.irfft2(np.fft.rfft2(padded) * self.transfer, self.sides)
+        blurred = np.fft.irfft2(np.fft.rfft2(padded, self.sides) * self.transfer, self.sides)
         small: Floats = blurred[:, self.taken[0], self.taken[1]].astype(large.dtype, copy=False)
         return small
 
@@ -314,6 +341,7 @@ class _KernelPatch:
         spread = np.zeros((len(small), *self.sides), small.dtype)
         spread[:, self.taken[0], self.taken[1]] = small
         padded = np.fft.irfft2(np.fft.rfft2(spread) * self.transfer.conj(), self.sides)
+        padded = padded[:, : self.padded[0], : self.padded[1]]
         for axis, (before, after) in ((1, self.around[0]), (2, self.around[1])):
             turned = np.moveaxis(padded, axis, 0)  # what the border's copies were made of gets all that they got
             end = len(turned) - after
