@@ -49,7 +49,7 @@ def test_the_legend_holds_the_whole_scale_in_order(cols):
     made = legend(cols, 0.9)
     assert made.shape == (legend_rows(cols), cols, 3)
     size = max(1, cols // 200)
-    bar = made[6 * size, 24 * size : cols - 12 * size]
+    bar = made[6 * size, 40 * size : cols - 12 * size]
     assert np.array_equal(bar[[0, -1]], colour_map()[[0, -1]])
     assert (np.diff(lightness(bar[None])[0]) > -0.5).all()
     assert (made[12 * size :] > 200).any(), "there are numbers"
@@ -58,7 +58,7 @@ def test_the_legend_holds_the_whole_scale_in_order(cols):
 def test_the_ticks_stand_under_their_colours():
     made = legend(3200, 0.9)
     ticks = np.flatnonzero((made[184] == 255).all(-1))
-    left, right = 384, 3008
+    left, right = 640, 3008
     places = left + warmth(np.array(LEGEND_LEVELS, float)) * (right - left - 1)
     starts = ticks[np.diff(ticks, prepend=-9) > 1]
     np.testing.assert_allclose(starts[1:] + 8, places[1:], atol=2)

@@ -18,13 +18,16 @@ Floats = npt.NDArray[np.floating]
 LEGEND_LEVELS: Final = (0, 1, 2, 4, 8, 16, 32, 64)
 # The share of the colour over the picture, where there is no doubt and where it is greatest.
 _FAINT, _STRONG = 0.25, 0.9
+# Where the bar begins, in columns of 200.
+_BAR_LEFT: Final = 40
 # Below this many columns a legend would have no room.
 _NARROWEST: Final = 160
 # 3 x 5 pixels each, a row in three bits.
 _GLYPHS: Final = {
     "0": (7, 5, 5, 5, 7), "1": (2, 6, 2, 2, 7), "2": (7, 1, 7, 4, 7), "3": (7, 1, 7, 1, 7), "4": (5, 5, 7, 1, 1),
     "5": (7, 4, 7, 1, 7), "6": (7, 4, 7, 5, 7), "7": (7, 1, 2, 2, 2), "8": (7, 5, 7, 5, 7), "9": (7, 5, 7, 1, 7),
-    "±": (2, 7, 2, 0, 7), "+": (0, 2, 7, 2, 0), "%": (5, 1, 2, 4, 5), " ": (0, 0, 0, 0, 0),
+    "±": (2, 7, 2, 0, 7), "+": (0, 2, 7, 2, 0), " ": (0, 0, 0, 0, 0), "F": (7, 4, 6, 4, 4), "H": (5, 5, 7, 5, 5),
+    "I": (7, 2, 2, 2, 7), "N": (7, 5, 5, 5, 5), "O": (7, 5, 5, 5, 7), "T": (7, 2, 2, 2, 2), "W": (5, 5, 5, 7, 5),
 }  # fmt: skip
 
 
@@ -80,13 +83,17 @@ def legend_rows(cols: int) -> int:
 
 
 def legend(cols: int, share: float) -> Bytes:
-    """A bar of all colours with numbers of levels under it, (legend_rows(cols), cols, 3); on its left the share."""
+    """A bar of all colours with numbers of levels under it, (legend_rows(cols), cols, 3).
+
+    share: of pixels that are no further from the truth, in tenths; said on the left.
+    """
     size = _size(cols)
     strip = np.full((legend_rows(cols), cols, 3), 24, np.uint8)
     if not len(strip):
         return strip
-    left, right = 24 * size, cols - 12 * size
-    _write(strip, f"{round(100 * share)}%", 4 * size, 5 * size, size)
+    left, right = _BAR_LEFT * size, cols - 12 * size
+    for line, words in enumerate((f"{round(10 * share)} OF 10", "WITHIN")):
+        _write(strip, words, 3 * size, (4 + 8 * line) * size, size)
     place = np.linspace(0, 255, right - left)
     strip[4 * size : 10 * size, left:right] = colour_map()[np.rint(place).astype(np.intp)]
     for level in LEGEND_LEVELS:
