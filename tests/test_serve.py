@@ -3,16 +3,27 @@
 import asyncio
 import io
 import json
+import os
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
 import pytest
+import skimage.io
+import tifffile
+from fastapi import Request
 from fastapi.testclient import TestClient
 from PIL import Image
 from skimage import data
@@ -21,13 +32,15 @@ from clips import make_clip
 from hostile.makers import STRANGERS, encoded, png_bomb
 from superfine.errors import OutputError, UsageError
 from superfine.models import CLASSICAL, list_models
-from superfine.serve.app import API, make_app
-from superfine.serve.crew import Worker
-from superfine.serve.guard import Door
-from superfine.serve.limits import Limits, machine_limits, shown_name
+from superfine.serve.app import API, _EventResponse, _events, _File, _refused, make_app
+from superfine.serve.archive import packed
+from superfine.serve.arrival import received
+from superfine.serve.crew import Worker, came
+from superfine.serve.guard import Door, Guard
+from superfine.serve.limits import Limits, RefusedError, machine_limits, shown_name
 from superfine.serve.running import Start, door_of, run, settings_of
-from superfine.serve.service import Settings
-from superfine.serve.store import Store
+from superfine.serve.service import Service, Settings
+from superfine.serve.store import Job, Store
 from superfine.serve.worker import answer_to, plain_words
 
 BASE = "http://127.0.0.1:8765"
@@ -778,6 +791,732 @@ def test_a_network_can_be_uploaded_where_that_is_allowed(tmp_path: Path) -> None
         assert done["model"] == "fast-x2"
         assert server.client.delete(f"{API}/models/{own['name']}").status_code == 204
         assert error_of(server.client.delete(f"{API}/models/{own['name']}")) == (404, "no-model")
+
+
+# ---- what a reading of the server found
+
+
+class Asked:
+    """One request to an ASGI application, whose body comes as `messages` say, and what it answered."""
+
+    def __init__(self, app: Any, *messages: dict[str, Any], path: str = f"{API}/jobs", **given: Any) -> None:
+        self.sent: list[Any] = []
+        self.coming = iter(messages)
+        headers = [(b"host", b"localhost"), *given.pop("headers", [])]
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers, **given}
+        asyncio.run(app(scope, self.receive, self.send))
+
+    async def receive(self) -> Any:
+        message = next(self.coming, None)
+        if message is None:
+            await asyncio.Event().wait()  # nothing more ever comes
+        return message
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def answer(self) -> tuple[int, str]:
+        return self.sent[0]["status"], json.loads(self.sent[1]["body"])["error"]["code"]
+
+
+def service_of(server: Server) -> Any:
+    return server.app.app.state.service
+
+
+def called(server: Server, work: Callable[..., Any], *given: Any) -> Any:
+    """In the server's own loop."""
+    assert server.client.portal is not None
+    return server.client.portal.call(work, *given)
+
+
+def ended(server: Server, key: str) -> Any:
+    """A job once it is over; a server that has lost it must not make the test wait for ever."""
+    crew, job = service_of(server).crew, service_of(server).job(key)
+
+    async def over() -> None:
+        async with asyncio.timeout(20):
+            while not job.over:
+                await came(crew.next_change(job), 20)
+
+    called(server, over)
+    return server.get(f"/jobs/{key}").json()
+
+
+@pytest.mark.parametrize("path", ["/jobs", f"/jobs/{'0' * 32}/cancel", "/nothing"])
+def test_what_brings_no_file_is_bounded_by_what_comes(server: Server, path: str) -> None:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(30):
+            yield bytes(40_000)
+
+    assert error_of(server.post(path, content=bytes(1_000_001))) == (413, "too-large")
+    refused = server.post(path, content=pieces())
+    assert error_of(refused) == (413, "too-large")
+    assert "1 MB" in refused.json()["error"]["message"]
+    assert server.post(path, content=bytes(1_000_000)).status_code in (404, 422)
+
+
+def test_a_length_that_lies_helps_nobody_and_a_body_that_never_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[Any] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(await receive())
+
+    more = {"type": "http.request", "body": bytes(600_000), "more_body": True}
+    for lie in (b"7", b"-1", b"1e3", b"\xb2"):
+        assert Asked(Guard(behind, Door()), more, more, headers=[(b"content-length", lie)]).answer == (413, "too-large")
+    assert Asked(Guard(behind, Door()), headers=[(b"content-length", b"9" * 5000)]).answer == (413, "too-large")
+    monkeypatch.setattr("superfine.serve.guard._MOST_SECONDS", 0.02)
+    assert Asked(Guard(behind, Door()), more).answer == (408, "too-slow")
+    assert heard == []
+    Asked(Guard(behind, Door()), {"type": "http.request", "body": b"{}"})
+    Asked(Guard(behind, Door()), {"type": "http.disconnect"})
+    assert [message["type"] for message in heard] == ["http.request", "http.disconnect"]
+
+
+def test_a_full_disk_costs_a_job_and_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tmp_path, limits={"workers": 1}) as server:
+        upload = server.upload(encoded("png")).json()
+        store = service_of(server).store
+        save = store.save
+        full = "begun"
+
+        def saved(record: Any) -> None:
+            if full == "always" or (full == "begun" and getattr(record, "attempts", 0)):
+                raise sqlite3.OperationalError("database or disk is full")
+            save(record)
+
+        monkeypatch.setattr(store, "save", saved)
+        failed = ended(server, server.submit(upload["id"]).json()["id"])
+        assert failed["status"] == "failed"
+        assert failed["message"].startswith("the server failed (OperationalError)")
+        full = "always"
+        refused = server.submit(upload["id"])
+        assert (*error_of(refused), refused.headers["retry-after"]) == (503, "disk-full", "600")
+        assert error_of(server.upload(encoded("png"))) == (503, "disk-full")
+        assert len(list((tmp_path / "uploads").iterdir())) == 1
+        full = ""
+        assert ended(server, server.submit(upload["id"]).json()["id"])["status"] == "done"
+        assert server.get("/health").json()["running"] == 0
+
+
+def test_a_result_whose_record_cant_be_kept_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tmp_path, limits={"workers": 1}) as server:
+        upload = server.upload(encoded("png")).json()
+        store = service_of(server).store
+        save = store.save
+
+        def saved(record: Any) -> None:
+            if getattr(record, "status", "") == "done":
+                raise sqlite3.OperationalError("database or disk is full")
+            save(record)
+
+        monkeypatch.setattr(store, "save", saved)
+        done = ended(server, server.submit(upload["id"]).json()["id"])
+        assert done["status"] == "done"
+        assert server.get(f"/jobs/{done['id']}/result").status_code == 200
+
+
+def test_expiry_goes_on_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superfine.serve.service._SWEEP_SECONDS", 0.01)
+    swept = threading.Event()
+    calls: list[int] = []
+    expire = Store.expire
+
+    def failing(store: Store, *given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:  # the first is at the start
+            raise sqlite3.OperationalError("database or disk is full")
+        if len(calls) == 3:
+            swept.set()
+        return expire(store, *given)
+
+    monkeypatch.setattr(Store, "expire", failing)
+    with Server(tmp_path):
+        assert swept.wait(20)
+
+
+def test_what_is_promised_isnt_promised_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tmp_path, limits={"workers": 1}) as server:
+        server.gate.clear()
+        upload = server.upload(encoded("png")).json()
+        job = server.submit(upload["id"], scale=8).json()
+        each = service_of(server).store.jobs[job["id"]].taken
+        assert each >= 480 * 640 * 3
+        for times, status in ((1.5, 503), (2.5, 202)):
+            free = SimpleNamespace(free=1_000_000_000 + times * each)
+            monkeypatch.setattr("superfine.serve.limits.shutil.disk_usage", lambda folder, free=free: free)
+            assert server.submit(upload["id"], scale=8).status_code == status
+
+
+def test_a_view_is_made_once_and_counts(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        upload = server.upload(encoded("tiff"), "scan.tif").json()
+        done = server.finished(server.submit(upload["id"]).json())
+        crew = service_of(server).crew
+        look, looks = crew.look, []
+
+        async def counted(request: Any) -> Any:
+            looks.append(request["task"])
+            return await look(request)
+
+        crew.look = counted
+        for path in (f"/uploads/{upload['id']}", f"/jobs/{done['id']}"):
+            with ThreadPoolExecutor(4) as pool:
+                answers = list(pool.map(lambda _, path=path: server.get(f"{path}/view"), range(4)))
+            assert [answer.status_code for answer in answers] == [200] * 4
+        assert looks == ["view"] * 2
+    store = Store(tmp_path)
+    (source,), (job,) = store.uploads.values(), store.jobs.values()
+    for record, folder in ((source, "uploads"), (job, "jobs")):
+        files = list((tmp_path / folder / record.id).iterdir())
+        assert len(files) == 2
+        assert record.taken == sum(path.stat().st_size for path in files)
+    store.close()
+
+
+def test_a_view_needs_room_and_whom_it_is_of(tmp_path: Path) -> None:
+    with Server(tmp_path, limits={"disk_bytes": 30_000}) as server:
+        upload = server.upload(encoded("tiff"), "scan.tif").json()
+        service = service_of(server)
+        key = f"{upload['id']}"
+        service.limits = replace(service.limits, disk_bytes=service.store.taken + 100)
+        assert error_of(server.get(f"/uploads/{key}/view")) == (503, "disk-full")
+        service.limits = replace(service.limits, disk_bytes=1 << 40)
+        look = service.crew.look
+
+        async def meanwhile(request: Any) -> Any:
+            made = await look(request)
+            service.delete_upload(key)
+            service.store.upload_folder(key).mkdir()
+            return made
+
+        service.crew.look = meanwhile
+        assert error_of(server.get(f"/uploads/{key}/view")) == (404, "gone")
+        assert not (tmp_path / "uploads" / key).exists()
+        assert server.get("/uploads").json() == []
+
+
+async def trickle() -> AsyncIterator[bytes]:
+    while True:
+        await asyncio.sleep(0)
+        yield b"x"
+
+
+async def silence() -> AsyncIterator[bytes]:
+    yield b"x"
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("body", [trickle, silence])
+@pytest.mark.parametrize("kind", ["", "multipart/form-data; boundary=x"])
+def test_a_sender_who_holds_a_place_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: Callable[[], AsyncIterator[bytes]], kind: str
+) -> None:
+    monkeypatch.setattr("superfine.serve.arrival._PIECE_SECONDS", 0.05)
+    monkeypatch.setattr("superfine.serve.arrival._PIECE_BYTES", 10**9)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+
+    async def coming() -> AsyncIterator[bytes]:
+        yield head
+        async for piece in body():
+            yield piece
+
+    with pytest.raises(RefusedError, match=r"less than 1e\+06 kB came in 0.05 seconds") as refused:
+        asyncio.run(received(coming(), {"content-type": kind}, tmp_path / "file", 10**9))
+    assert refused.value.status == 408
+    assert asyncio.run(_refused(Request({"type": "http"}), refused.value)).headers["connection"] == "close"
+
+
+class SetClock(asyncio.SelectorEventLoop):
+    """A loop whose time passes as the test says."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [(50.0, True), (70.0, False)])
+def test_a_sender_may_take_as_long_as_pieces_come_in_time(tmp_path: Path, seconds: float, whole: bool) -> None:
+    """The time is that of the next 600 kB, not of the whole file."""
+    with asyncio.Runner(loop_factory=SetClock) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, SetClock)
+
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(20 * 6):
+                loop.now += seconds / 6
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # timers that are due are heard in the next round
+                yield bytes(100_000)
+
+        coming = received(body(), {}, tmp_path / "file", 10**9)
+        if whole:
+            runner.run(coming)
+            assert (tmp_path / "file").stat().st_size == 12_000_000
+        else:
+            with pytest.raises(RefusedError, match="less than 600 kB came in 60 seconds"):
+                runner.run(coming)
+
+
+def test_room_is_asked_for_before_it_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    claims: list[int] = []
+
+    def claim(count: int) -> None:
+        assert not path.exists() or path.stat().st_size <= max(claims)
+        claims.append(count)
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield bytes(1_000_000)
+
+    asyncio.run(received(body(), {}, path, 30_000_000, claim))
+    assert claims == sorted(claims)
+    assert claims[0] == 0
+    assert 20_000_000 <= claims[-1] <= 30_000_000
+    asyncio.run(received(body(), {"content-length": "20000000"}, tmp_path / "other", 30_000_000, claims.append))
+    assert claims[-1] == 20_000_000
+
+
+def test_files_that_come_at_once_share_the_disk(tmp_path: Path) -> None:
+    """Also where none of them says how long it is."""
+
+    async def story() -> None:
+        service = Service(Settings(state=tmp_path, limits=Limits(disk_bytes=10_000_000)))
+        going_on = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield bytes(3_000_000)
+            await going_on.wait()
+
+        first = asyncio.create_task(service.add_upload(body(), {}))
+        while not list((tmp_path / "coming").iterdir()):
+            await asyncio.sleep(0)
+        with pytest.raises(RefusedError, match="no room left"):
+            await service.add_upload(body(), {})
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert list((tmp_path / "coming").iterdir()) == []
+        service.store.close()
+
+    asyncio.run(story())
+
+
+def test_what_follows_a_form_is_counted(server: Server) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n%b\r\n--x--\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+
+    def pieces() -> Iterator[bytes]:
+        yield form % encoded("png")
+        for _ in range(100):
+            yield bytes(1000)
+
+    assert server.post("/uploads", content=form % encoded("png") + b"epilogue", headers=headers).status_code == 201
+    refused = server.post("/uploads", content=pieces(), headers=headers)
+    assert error_of(refused) == (400, "bad-form")
+    assert "more than a file" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("how", ["changed", "link", "folder is a link", "removed", "no root", "another root"])
+def test_a_path_is_looked_at_again_when_it_is_used(tmp_path: Path, how: str) -> None:
+    root, state = tmp_path / "root", tmp_path / "state"
+    (root / "in").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    photo = root / "in" / "photo.png"
+    for path in (photo, tmp_path / "out" / "photo.png"):
+        path.write_bytes(encoded("png"))
+        os.utime(path, ns=(10**18, 10**18))
+    with Server(state, root=root, limits={"workers": 1}) as server:
+        server.gate.clear()
+        job = server.post("/jobs", json={"path": "in/photo.png", "options": {"model": "nearest"}}).json()
+        assert job["source_name"] == "photo.png"
+    if how == "changed":
+        photo.write_bytes(encoded("png"))
+    elif how == "link":
+        photo.unlink()
+        photo.symlink_to(tmp_path / "out" / "photo.png")
+    elif how == "folder is a link":
+        (root / "in").rename(root / "old")
+        (root / "in").symlink_to(tmp_path / "out")
+    elif how == "removed":
+        photo.unlink()
+    later = {"no root": None, "another root": tmp_path / "out"}.get(how, root)
+    with Server(state, root=later) as server:
+        failed = server.finished(job)
+        assert failed["status"] == "failed"
+        assert failed["message"].startswith("photo.png was changed, moved or removed since it was looked at")
+        assert error_of(server.get(f"/uploads/{job['upload']}/view")) == (404, "no-upload")
+        assert error_of(server.submit(job["upload"])) == (404, "no-upload")
+        assert server.client.delete(f"{API}/uploads/{job['upload']}").status_code == 204
+
+
+def test_the_queue_knows_jobs_by_themselves() -> None:
+    jobs = [Job(id="0" * 32, upload="", name="", options={}) for _ in range(2)]
+    assert jobs.index(jobs[1]) == 1
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete_job"])
+def test_the_last_event_is_told_though_it_falls_between_two(tmp_path: Path, end: str) -> None:
+    with Server(tmp_path, limits={"workers": 1}) as server:
+        server.gate.clear()
+        upload = server.upload(encoded("png")).json()
+        running, waiting = (server.submit(upload["id"]).json() for _ in range(2))
+        service = service_of(server)
+
+        async def listened() -> list[str]:
+            events = _events(service, service.job(waiting["id"]))
+            heard = [await anext(events)]
+            await getattr(service, end)(waiting["id"])  # before the listener has asked for more
+            async with asyncio.timeout(5):
+                return [*heard, *[event async for event in events]]
+
+        heard = called(server, listened)
+        assert [json.loads(event.split("data: ")[1])["status"] for event in heard] == ["queued", "cancelled"]
+        server.gate.set()
+        assert server.finished(running)["status"] == "done"
+
+
+def test_listeners_give_their_places_back(tmp_path: Path) -> None:
+    with Server(tmp_path, limits={"listeners": 1}) as server:
+        done = server.made(encoded("png"))
+        service = service_of(server)
+
+        async def hangs_up() -> None:
+            async def gone() -> Any:
+                return {"type": "http.disconnect"}
+
+            async def never(message: Any) -> None:
+                await asyncio.Event().wait()
+
+            await _EventResponse(service, service.job(done["id"]))({"type": "http"}, gone, never)
+
+        for _ in range(3):
+            called(server, hangs_up)
+        with service.crew.listening():
+            refused = server.get(f"/jobs/{done['id']}/events")
+            assert (*error_of(refused), refused.headers["retry-after"]) == (503, "busy", "5")
+        assert server.finished(done) == done
+
+
+def test_a_zip_says_what_isnt_in_it(server: Server, tmp_path: Path) -> None:
+    too_many = server.get("/results.zip", params={"job": ["0" * 32] * 501})
+    assert error_of(too_many) == (422, "too-many")
+    assert "500 results, and 501" in too_many.json()["error"]["message"]
+    done = server.made(encoded("png"))
+    (server.folder / "jobs" / done["id"] / "result.png").unlink()
+    expired = server.get("/results.zip", params={"job": done["id"]})
+    assert error_of(expired) == (410, "expired")
+    assert done["name"] in expired.json()["error"]["message"]
+    there = tmp_path / "there"
+    there.write_bytes(b"pixels")
+    content = b"".join(packed([("gone.png", tmp_path / "gone"), ("there.png", there)]))
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == ["there.png", "missing.txt"]
+        assert b"gone.png" in archive.read("missing.txt")
+
+
+def test_a_file_that_goes_while_it_is_packed_is_packed_whole(tmp_path: Path) -> None:
+    class Vanishing(type(tmp_path)):  # type: ignore[misc]
+        def open(self, *given: Any, **named: Any) -> Any:
+            file = super().open(*given, **named)
+            self.unlink()
+            return file
+
+    path = tmp_path / "result.png"
+    path.write_bytes(bytes(700_000))
+    with zipfile.ZipFile(io.BytesIO(b"".join(packed([("a.png", Vanishing(path))])))) as archive:
+        assert archive.read("a.png") == bytes(700_000)
+
+
+def noise(shape: tuple[int, ...], kind: Any) -> Any:
+    rng = np.random.default_rng(0)
+    return rng.random(shape, np.float32) if kind is np.float32 else rng.integers(0, np.iinfo(kind).max, shape, kind)
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("rgba.png", {}),
+        ("float.tif", {}),
+        ("sixteen.png", {}),
+        ("noise.mkv", {"codec": "ffv1", "format": "mkv"}),
+        ("noise.mkv", {"crf": 0, "format": "mkv"}),
+    ],
+)
+def test_what_a_job_may_write_is_no_less_than_what_it_writes(
+    tmp_path: Path, source: str, options: dict[str, Any]
+) -> None:
+    path = tmp_path / source
+    if source == "rgba.png":
+        Image.fromarray(noise((100, 120, 4), np.uint8)).save(path)
+    elif source == "float.tif":
+        tifffile.imwrite(path, noise((100, 120, 3), np.float32), photometric="rgb")
+    elif source == "sixteen.png":
+        skimage.io.imsave(path, noise((100, 120), np.uint16), check_contrast=False)
+    else:
+        save_noise_clip(path)
+    with Server(tmp_path / "state") as server:
+        server.gate.clear()
+        upload = server.upload(path.read_bytes(), source).json()
+        asked = server.submit(upload["id"], model="lanczos", scale=2, **options)
+        assert asked.status_code == 202, asked.text
+        expected = service_of(server).store.jobs[asked.json()["id"]].taken
+        server.gate.set()
+        done = server.finished(asked.json())
+        assert done["status"] == "done", done["message"]
+        written = done["result"]["bytes"] * (2 if done["video"] else 1)
+        assert expected / 4 < written <= expected
+
+
+def save_noise_clip(path: Path) -> None:
+    import av
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "bgr0"
+        rng = np.random.default_rng(0)
+        for _ in range(8):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (64, 96, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("client", "proto", "secure"),
+    [
+        ("127.0.0.1", "https", True),
+        ("::1", "HTTPS", True),
+        (None, "https", True),
+        ("127.0.0.1", "http", False),
+        ("127.0.0.1", "", False),
+        ("192.168.0.9", "https", False),
+    ],
+)
+def test_the_cookie_is_for_tls_where_a_proxy_of_this_machine_says_so(
+    client: str | None, proto: str, secure: bool
+) -> None:
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("the guard answers this itself")
+
+    asked = Asked(
+        Guard(behind, Door(token=TOKEN)),
+        path="/",
+        method="GET",
+        query_string=f"token={TOKEN}".encode(),
+        headers=[(b"x-forwarded-proto", proto.encode())] if proto else [],
+        client=None if client is None else (client, 5),
+        scheme="http",
+    )
+    cookie = dict(asked.sent[0]["headers"])[b"set-cookie"].decode()
+    assert ("; Secure" in cookie) is secure
+
+
+def test_a_socket_needs_the_token_and_isnt_taken_from_another(tmp_path: Path) -> None:
+    path = tmp_path / "http"
+    assert len(door_of(Start(socket=path)).token or "") >= 32
+    assert door_of(Start(socket=path, token=TOKEN)).token == TOKEN
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(path))
+        another.listen()
+        with pytest.raises(OutputError, match="http: can't be listened on: Address already in use"):
+            run(Start(socket=path, state=tmp_path / "state"), print)
+        assert path.is_socket()
+
+
+def test_a_process_that_is_ended_from_outside_isnt_the_files_fault(tmp_path: Path) -> None:
+    async def story() -> Any:
+        worker = Worker(frozenset({0}), 8e9, 1 << 40)
+        await worker.start()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        answer = await worker.ask({"task": "inspect", "source": "/nothing", "max_megapixels": 1}, 60)
+        await worker.end()
+        return answer
+
+    answer = asyncio.run(story())
+    assert answer["refused"]["code"] == "killed"
+    with Server(tmp_path) as server:
+
+        async def ask(*given: Any) -> Any:
+            return answer
+
+        service_of(server).crew._looker.ask = ask
+        refused = server.upload(encoded("png"))
+        assert error_of(refused) == (503, "killed")
+        assert int(refused.headers["retry-after"]) > 0
+
+
+def test_a_job_that_was_deleted_doesnt_come_back(tmp_path: Path) -> None:
+    """Not even where the server is being stopped, and waits for nobody."""
+    with Server(tmp_path, limits={"workers": 1}) as server:
+        server.gate.clear()
+        upload = server.upload(encoded("png")).json()
+        job = server.submit(upload["id"]).json()
+        service = service_of(server)
+
+        async def both() -> None:
+            service.crew.begin_closing()
+            await service.delete_job(job["id"])
+
+        called(server, both)
+    with Server(tmp_path) as server:
+        assert server.get("/jobs").json() == []
+        assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def changed_facts(folder: Path, work: Callable[[Any], Any], table: str = "jobs") -> None:
+    with closing(sqlite3.connect(folder / "superfine.sqlite", isolation_level=None)) as database:
+        for key, facts in database.execute(f"SELECT id, facts FROM {table}").fetchall():  # noqa: S608
+            database.execute(
+                f"UPDATE {table} SET facts = ? WHERE id = ?",  # noqa: S608
+                (json.dumps(work(json.loads(facts))), key),
+            )
+
+
+def test_records_of_other_versions(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        done = server.made(encoded("tiff"), "scan.tif")
+    later = {"source_name", "pixel_bytes"}
+    for table in ("jobs", "uploads"):
+        changed_facts(
+            tmp_path, lambda facts: {name: value for name, value in facts.items() if name not in later}, table
+        )
+    with Server(tmp_path) as server:  # an earlier one's
+        state = server.get(f"/jobs/{done['id']}").json()
+        assert state == {**done, "source_name": done["name"]}
+        assert server.finished(server.submit(done["upload"]).json())["status"] == "done"
+    with closing(sqlite3.connect(tmp_path / "superfine.sqlite")) as database:
+        database.execute("PRAGMA user_version=99")
+    with pytest.raises(OutputError, match="a later superfine has worked there, with records of version 99"):
+        Store(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "superfine.sqlite")) as database:
+        database.execute("PRAGMA user_version=1")
+    changed_facts(tmp_path, lambda facts: {"id": facts["id"]})
+    with pytest.raises(OutputError, match="what it says of .* in jobs can't be read"):
+        Store(tmp_path)
+    assert (tmp_path / "jobs" / done["id"] / "result.tif").exists()
+    for path in tmp_path.glob("superfine.sqlite*"):
+        path.unlink()
+    (tmp_path / "superfine.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(OutputError, match="superfine.sqlite: can't be used: file is not a database"):
+        Store(tmp_path)
+
+
+def test_folders_and_names_that_are_no_text(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"r\xe4um")
+    root.mkdir()
+    (root / "photo.png").write_bytes(encoded("png"))
+    (root / "broken.png").write_bytes(encoded("png")[:200])
+    with Server(tmp_path / os.fsdecode(b"st\xe4te"), root=root) as server:
+        job = server.post("/jobs", json={"path": "photo.png", "options": {"model": "nearest"}})
+        assert job.status_code == 202, job.text
+        assert server.finished(job.json())["status"] == "done"
+        assert server.get(f"/uploads/{job.json()['upload']}/view").status_code == 200
+        broken = server.post("/jobs", json={"path": "broken.png"})
+        assert broken.status_code in (415, 422)
+        assert str(tmp_path) not in broken.text
+        assert server.post("/jobs", content=rb'{"path": "\udce4.png"}').status_code in (404, 422)
+        done = server.made(encoded("png"), "%e4%ff.png")
+        assert (done["status"], done["source_name"]) == ("done", "\ufffd\ufffd.png")
+
+
+def test_expired_jobs_are_forgotten_before_those_that_have_files(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key, status, created, expires in (
+        ("a", "done", 1.0, 2e11),
+        ("b", "expired", 2.0, 4e11),
+        ("c", "done", 3.0, 1e11),
+        ("d", "queued", 0.0, 1e11),
+    ):
+        store.save(Job(id=key, upload="", name="", options={}, status=status, created=created, expires=expires))
+    for kept, left in ((3, "abcd"), (2, "acd"), (1, "ad"), (0, "d")):
+        store.expire(1, kept)
+        assert set(store.jobs) == set(left)
+    store.close()
+
+
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "lines=1-2", "bytes=9-3", "bytes="])
+def test_an_impossible_range_is_refused_as_all_else_is(server: Server, asked: str) -> None:
+    done = server.made(encoded("png"))
+    refused = server.get(f"/jobs/{done['id']}/result", headers={"Range": asked})
+    assert error_of(refused) == (416, "no-such-range")
+    assert refused.headers["content-range"] == f"bytes */{done['result']['bytes']}"
+    assert f"{done['result']['bytes']:,} bytes" in refused.json()["error"]["message"]
+
+
+def test_a_result_that_goes_while_it_is_asked_for(server: Server) -> None:
+    done = server.made(encoded("png"))
+    path, _ = service_of(server).result(done["id"])
+    path.unlink()
+
+    async def sent(message: Any) -> None:
+        raise AssertionError("nothing is sent")
+
+    with pytest.raises(RefusedError, match="deleted a moment ago") as refused:
+        called(server, _File(path), {"type": "http", "method": "GET", "headers": []}, sent, sent)
+    assert refused.value.status == 410
+
+
+def test_progress_ends_at_one(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.gate.clear()
+        job = server.submit(server.upload(encoded("png")).json()["id"]).json()
+        service = service_of(server)
+        called(server, service.crew._hear, service.job(job["id"]), {"share": 1.25, "seconds_left": 0.0})
+        state = server.get(f"/jobs/{job['id']}")
+        assert (state.status_code, state.json()["progress"]) == (200, 1.0)
+
+
+def test_processes_hold_to_the_machines_memory_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each within its own share may still be more than there is: the largest goes, the others stay."""
+    monkeypatch.setattr("superfine.serve.crew._WATCH_SECONDS", 0.01)
+    ended = threading.Event()
+    killed: list[tuple[int, str]] = []
+
+    class Sized(ThreadWorker):
+        made = 0
+
+        def __init__(self, gate: threading.Event) -> None:
+            super().__init__(gate)
+            Sized.made += 1
+            self.number, self.size = Sized.made, Sized.made * 10**9
+
+        @property
+        def resident_bytes(self) -> int:
+            return self.size
+
+        def kill(self, why: str) -> None:
+            killed.append((self.number, why))
+            self.size = 0
+            ended.set()
+
+    gate = threading.Event()
+    limits = Limits(workers=2, memory_gb=4, all_memory_gb=6.5)  # and there are 1 + 2 + 3 + 4
+    app = make_app(Settings(state=tmp_path, limits=limits), None, lambda cores: Sized(gate))
+    with TestClient(app, base_url=BASE):
+        assert ended.wait(20)
+    assert killed[0] == (4, "short-of-memory")
+    assert len([why for _, why in killed if why == "short-of-memory"]) == 1
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 8])
+def test_jobs_are_planned_for_less_memory_than_there_is(tmp_path: Path, workers: int | None) -> None:
+    limits = settings_of(Start(workers=workers, state=tmp_path)).limits
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert limits.workers * limits.memory_gb <= limits.all_memory_gb < machine / 1e9
+
+
+def test_a_job_knows_its_sources_name(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        done = server.made(encoded("png"), "my photo.PNG")
+        assert (done["name"], done["source_name"]) == ("my photo_x2.png", "my photo.PNG")
+        assert server.client.delete(f"{API}/uploads/{done['upload']}").status_code == 204
+        assert server.get(f"/jobs/{done['id']}").json()["source_name"] == "my photo.PNG"
 
 
 # ---- the contract, and real processes

@@ -29,6 +29,7 @@ from hostile.makers import STRANGERS, encoded, grey_tiff, png_bomb, png_lying, p
 pytestmark = pytest.mark.slow
 
 API = "/api/v1"
+TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
 COMMAND = "import typer; from superfine.cli_serve import serve; typer.run(serve)"
 
 
@@ -40,7 +41,8 @@ class Process:
         self.command = [sys.executable, "-c", COMMAND, "--state", str(state), "--socket", str(self.socket), *options]
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        told = {**os.environ, "SUPERFINE_TOKEN": TOKEN}
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=told)
         assert self.process.stdout is not None
         assert self.process.stdout.readline().startswith(b"superfine listens on ")
         self.client = self.connect()
@@ -55,7 +57,10 @@ class Process:
 
     def connect(self) -> httpx2.Client:
         return httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=str(self.socket)), base_url=f"http://localhost{API}", timeout=300
+            transport=httpx2.HTTPTransport(uds=str(self.socket)),
+            base_url=f"http://localhost{API}",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=300,
         )
 
     def stop(self) -> str:

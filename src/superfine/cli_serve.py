@@ -32,7 +32,9 @@ def serve(
     ] = None,
     socket: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A Unix socket to listen on instead of a port.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="A Unix socket to listen on instead of a port; needs the token.", show_default=False
+        ),
     ] = None,
     state: Annotated[
         Path | None,

@@ -1,10 +1,14 @@
 """The routes: the page, and the API below /api/v1."""
 
+import asyncio
+import errno
+import os
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi import Path as InPath
@@ -16,10 +20,12 @@ from starlette.routing import Match
 
 from superfine.serve import schema
 from superfine.serve.archive import packed
-from superfine.serve.crew import Worker
-from superfine.serve.guard import Door, Guard
+from superfine.serve.crew import Worker, came
+from superfine.serve.guard import Door, Guard, Message, Receive, Send
 from superfine.serve.limits import RefusedError
 from superfine.serve.service import Service, Settings
+from superfine.serve.store import Job
+from superfine.serve.worker import MEDIA_TYPES
 
 __all__ = ["API", "make_app"]
 
@@ -101,6 +107,8 @@ def make_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_found)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(sqlite3.OperationalError, _no_room)
+    app.add_exception_handler(OSError, _no_room)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_api())
     _add_page(app)
@@ -122,7 +130,7 @@ def _service(request: Request) -> Service:
 
 
 def _api() -> APIRouter:
-    api = APIRouter(prefix=API, responses=schema.failures(400, 401, 403, 422))
+    api = APIRouter(prefix=API, responses=schema.failures(400, 401, 403, 408, 413, 422))
     _add_uploads(api)
     _add_jobs(api)
     _add_results(api)
@@ -165,7 +173,7 @@ def _add_uploads(api: APIRouter) -> None:
         "/uploads/{key}/view",
         tags=["uploads"],
         response_class=FileResponse,
-        responses={**schema.failures(404), 200: {"content": {"image/*": _FILE}}},
+        responses={**schema.failures(404, 410, 413, 415, 416, 503), 200: {"content": {"image/*": _FILE}}},
     )
     async def view_upload(request: Request, key: Key) -> FileResponse:
         """The source as browsers can show it; of a video its first frame."""
@@ -208,11 +216,7 @@ def _add_jobs(api: APIRouter) -> None:
     async def events(request: Request, key: Key) -> StreamingResponse:
         """Each change of a job as an event `job`, whose data is the whole job; ends when the job has."""
         service = _service(request)
-        service.job(key)
-        listening = service.crew.listening()
-        await listening.__aenter__()  # a refusal must come before the answer begins
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(service, key, listening), media_type="text/event-stream", headers=headers)
+        return _EventResponse(service, service.job(key))
 
     @api.post("/jobs/{key}/cancel", tags=["jobs"], responses=schema.failures(404, 409))
     async def cancel(request: Request, key: Key) -> schema.JobState:
@@ -227,7 +231,7 @@ def _add_jobs(api: APIRouter) -> None:
 
 
 def _add_results(api: APIRouter) -> None:
-    gone = schema.failures(404, 409, 410)
+    gone = schema.failures(404, 409, 410, 416)
 
     @api.get(
         "/jobs/{key}/result",
@@ -238,13 +242,18 @@ def _add_results(api: APIRouter) -> None:
     async def result(request: Request, key: Key) -> FileResponse:
         """The file, to be saved."""
         path, job = _service(request).result(key)
-        return FileResponse(path, media_type=_service(request).job_state(job).result.type, filename=job.name)  # type: ignore[union-attr]
+        return _File(path, media_type=MEDIA_TYPES[job.suffix], filename=job.name)
 
     @api.get(
         "/jobs/{key}/view",
         tags=["results"],
         response_class=FileResponse,
-        responses={**gone, **schema.failures(415), 200: {"content": {"image/*": _FILE, "video/*": _FILE}}},
+        responses={
+            **gone,
+            **schema.failures(413, 415, 503),
+            200: {"content": {"image/*": _FILE, "video/*": _FILE}},
+            206: {"description": "A range"},
+        },
     )
     async def view_result(request: Request, key: Key) -> FileResponse:
         """The result as browsers can show it."""
@@ -271,7 +280,7 @@ def _add_results(api: APIRouter) -> None:
         """The same as numbers: a 16-bit PNG, which says itself what they mean."""
         service = _service(request)
         name = f"{Path(service.job(key).name).stem}_guess.png"
-        return FileResponse(service.guess_map(key, heat=False), media_type="image/png", filename=name)
+        return _File(service.guess_map(key, heat=False), media_type="image/png", filename=name)
 
     @api.get(
         "/results.zip",
@@ -280,9 +289,16 @@ def _add_results(api: APIRouter) -> None:
         responses={**gone, 200: {"content": {"application/zip": _FILE}}},
     )
     async def results(
-        request: Request, job: Annotated[list[schema.Id], Query(min_length=1, max_length=_MOST_ZIPPED)]
+        request: Request,
+        job: Annotated[list[schema.Id], Query(min_length=1, json_schema_extra={"maxItems": _MOST_ZIPPED})],
     ) -> StreamingResponse:
         """Several results as one zip."""
+        if len(job) > _MOST_ZIPPED:
+            raise RefusedError(
+                422,
+                "too-many",
+                f"one zip holds {_MOST_ZIPPED} results, and {len(job):,} were asked for; get the rest by another one",
+            )
         found = [_service(request).result(key) for key in dict.fromkeys(job)]
         files = [(made.name, path) for path, made in found]
         headers = {"Content-Disposition": 'attachment; filename="superfine.zip"'}
@@ -335,30 +351,61 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _shown(path: Path, kind: str) -> FileResponse:
-    return FileResponse(path, media_type=kind, content_disposition_type="inline")
+    return _File(path, media_type=kind, content_disposition_type="inline")
 
 
-async def _events(service: Service, key: str, listening: Any) -> AsyncIterator[str]:
-    import asyncio
+class _File(FileResponse):
+    """Whose refusals are JSON, as all others are."""
 
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        try:
+            self.stat_result = await asyncio.to_thread(os.stat, self.path)
+        except OSError:
+            raise RefusedError(410, "expired", "the file was deleted a moment ago; make it again") from None
+        self.set_stat_headers(self.stat_result)
+        refusal: Response | None = None
+
+        async def heeded(message: Message) -> None:
+            nonlocal refusal
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                size = self.stat_result.st_size  # type: ignore[union-attr]
+                words = f"Range asks for what isn't there: the file has {size:,} bytes; ask as bytes=FIRST-LAST"
+                refusal = _answer(416, "no-such-range", words, {"Content-Range": f"bytes */{size}"})
+            elif refusal is None:
+                await send(message)
+
+        await super().__call__(scope, receive, heeded)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+
+
+class _EventResponse(StreamingResponse):
+    """The changes of a job; takes one of the places for listeners, and refuses before it begins where there is none."""
+
+    def __init__(self, service: Service, job: Job) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_events(service, job), media_type="text/event-stream", headers=headers)
+        self._crew = service.crew
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        with self._crew.listening():
+            await super().__call__(scope, receive, send)
+
+
+async def _events(service: Service, job: Job) -> AsyncIterator[str]:
     told = ""
-    try:
-        while True:
-            job = service.store.jobs.get(key)
-            if job is None or service.crew.closing:
-                return
-            state = service.job_state(job).model_dump_json()
-            if state != told:
-                told = state
-                yield f"event: job\ndata: {state}\n\n"
-            if job.over:
-                return
-            if not await service.crew.changed(job, _HEARTBEAT_SECONDS):
-                yield ": still here\n\n"
-            elif not job.over:
-                await asyncio.sleep(_EVENT_SECONDS)
-    finally:
-        await listening.__aexit__(None, None, None)
+    while True:
+        change = None if job.over else service.crew.next_change(job)
+        state = service.job_state(job).model_dump_json()
+        if state != told:
+            told = state
+            yield f"event: job\ndata: {state}\n\n"
+        if change is None or service.crew.closing:
+            return
+        if not await came(change, _HEARTBEAT_SECONDS):
+            yield ": still here\n\n"
+        elif not job.over:
+            await asyncio.sleep(_EVENT_SECONDS)
 
 
 def _answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -367,8 +414,10 @@ def _answer(status: int, code: str, message: str, headers: dict[str, str] | None
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)  # noqa: S101 - registered for it
-    after = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return _answer(error.status, error.code, str(error), after)
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 408:  # or it would go on sending
+        headers["Connection"] = "close"
+    return _answer(error.status, error.code, str(error), headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -402,6 +451,14 @@ def _methods(request: Request) -> list[str]:
 
 async def _gone(_: Request, __: Exception) -> Response:
     return _answer(400, "gone", "the sender hung up")
+
+
+async def _no_room(_: Request, error: Exception) -> Response:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if not (full or isinstance(error, sqlite3.OperationalError)):
+        raise error
+    words = "the server can't keep anything at the moment, as its disk may be full; try again later"
+    return _answer(503, "disk-full", words, {"Retry-After": "600"})
 
 
 async def _failed(_: Request, __: Exception) -> Response:

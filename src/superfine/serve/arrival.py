@@ -7,31 +7,35 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import unquote
 
-from superfine.serve.limits import RefusedError
+from superfine.serve.limits import RefusedError, told_bytes
 
 __all__ = ["received"]
 
-#: A sender that says nothing for so long is given up.
-_QUIET_SECONDS: Final = 60.0
+# A sender who takes longer for so many bytes is given up: there are only so many places.
+_PIECE_BYTES: Final = 600_000
+_PIECE_SECONDS: Final = 60.0
 # What a form may hold besides its file.
 _FORM_BYTES: Final = 64_000
+# The disk is asked for room in steps of so many bytes, before they are written.
+_STEP_BYTES: Final = 4_000_000
 _TOLD: Final = re.compile(r"filename\*=(?:UTF-8|utf-8)''([^;]+)")
 
 
 async def received(
-    body: AsyncIterator[bytes], headers: Any, path: Path, most: int, check: Callable[[int], None] = lambda count: None
+    body: AsyncIterator[bytes], headers: Any, path: Path, most: int, claim: Callable[[int], None] = lambda count: None
 ) -> str:
     """Write the file of a request to `path`; returns the name that it was sent with.
 
-    A form's field `file`, or a bare body with its name, percent-encoded, in X-File-Name. most: bytes; check: hears of
-    each 16 MB that have come. Raises RefusedError.
+    A form's field `file`, or a bare body with its name, percent-encoded, in X-File-Name. most: bytes; claim: hears how
+    many bytes the file may come to, before they are written, and raises where there is no room. Raises RefusedError.
     """
     kind = headers.get("content-type", "")
-    length = headers.get("content-length")
-    if length is not None and length.isdigit() and int(length) > most + _FORM_BYTES:
+    told = told_bytes(headers.get("content-length"))
+    if told > most + _FORM_BYTES:
         raise _too_large(most)
+    claim(told)
     with path.open("xb") as file:
-        target = _Target(file, most, check)
+        target = _Target(file, most, told, claim)
         if kind.lower().startswith("multipart/"):
             return await _form(body, kind, target)
         async for chunk in _lively(body):
@@ -46,20 +50,20 @@ async def received(
 class _Target:
     """A file that takes so many bytes and no more."""
 
-    def __init__(self, file: BinaryIO, most: int, check: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, most: int, claimed: int, claim: Callable[[int], None]) -> None:
         self._file = file
         self._most = most
-        self._check = check
-        self._checked = 0
+        self._claimed = claimed
+        self._claim = claim
         self.count = 0
 
     def add(self, chunk: bytes) -> None:
         self.count += len(chunk)
         if self.count > self._most:
             raise _too_large(self._most)
-        if self.count - self._checked > 16_000_000:
-            self._checked = self.count
-            self._check(self.count)
+        if self.count > self._claimed:
+            self._claimed = min(self.count + _STEP_BYTES, self._most)
+            self._claim(self._claimed)
         self._file.write(chunk)
 
 
@@ -73,14 +77,25 @@ def _too_large(most: int) -> RefusedError:
 
 
 async def _lively(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Raises RefusedError where the next piece isn't there in time."""
+    clock = asyncio.get_running_loop().time
+    end, missing = clock() + _PIECE_SECONDS, _PIECE_BYTES
     while True:
         try:
-            async with asyncio.timeout(_QUIET_SECONDS):
+            async with asyncio.timeout_at(end):
                 chunk = await anext(body, None)
         except TimeoutError as error:
-            raise RefusedError(408, "too-slow", "nothing came for a minute; send the file again") from error
+            raise RefusedError(
+                408,
+                "too-slow",
+                f"less than {_PIECE_BYTES / 1000:g} kB came in {_PIECE_SECONDS:g} seconds; send the file again over a"
+                " faster line",
+            ) from error
         if chunk is None:
             return
+        missing -= len(chunk)
+        if missing <= 0:
+            end, missing = clock() + _PIECE_SECONDS, _PIECE_BYTES
         yield chunk
 
 
@@ -106,9 +121,16 @@ async def _form(body: AsyncIterator[bytes], kind: str, target: _Target) -> str:
         "on_end": part.finish,
     }
     parser = MultipartParser(boundary, callbacks)
+    count = 0
     try:
         async for chunk in _lively(body):
             parser.write(chunk)
+            count += len(chunk)
+            # Other fields, headers, and what follows the end of the form, of which the parser says nothing.
+            if count - target.count > _FORM_BYTES:
+                raise RefusedError(
+                    400, "bad-form", "the form holds more than a file; send it alone, in the field `file`"
+                )
         parser.finalize()
     except FormParserError as error:
         raise RefusedError(400, "bad-form", "the form can't be read; send one as a browser or curl -F does") from error
@@ -127,7 +149,6 @@ class _Part:
         self._field = b""
         self._value = b""
         self._disposition = b""
-        self._others = 0
         self._is_file = False
         self.name: str | None = None
         self.whole = False
@@ -141,11 +162,9 @@ class _Part:
 
     def hear_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
-        self._count(end - start)
 
     def hear_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._count(end - start)
 
     def end_header(self) -> None:
         if self._field.lower() == b"content-disposition":
@@ -167,16 +186,9 @@ class _Part:
     def add(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._target.add(data[start:end])
-        else:
-            self._count(end - start)
 
     def end(self) -> None:
         self._is_file = False
 
     def finish(self) -> None:
         self.whole = True
-
-    def _count(self, count: int) -> None:
-        self._others += count
-        if self._others > _FORM_BYTES:
-            raise RefusedError(400, "bad-form", "the form holds more than a file; send it alone, in the field `file`")

@@ -11,15 +11,15 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from superfine.serve.limits import Limits, RefusedError
-from superfine.serve.store import FINAL, Job, Store, Upload, bytes_in
+from superfine.serve.store import FINAL, Job, Store, Upload, bytes_in, readable
 
-__all__ = ["Crew", "Worker"]
+__all__ = ["Crew", "Worker", "came"]
 
 Facts = dict[str, Any]
 
@@ -37,6 +37,18 @@ _WATCH_SECONDS: Final = 1.0
 _MOST_ATTEMPTS: Final = 3
 #: Jobs after which a process is replaced, so that what libraries forget to give back doesn't add up.
 _MOST_TASKS: Final = 500
+#: Why a process was ended, and how that is told to whoever waits for its answer.
+_KILLED: Final = {
+    "failed": "it made the decoder crash; the file may be damaged",
+    "killed": "its process was ended from outside, perhaps for want of memory; try again later",
+    "out-of-memory": "it takes more memory than this server gives it; choose a smaller scale",
+    "short-of-memory": "the server's memory was running out; try again when it has less to do",
+    "stopped": "it was stopped",
+    "too-long": "it took longer than this server allows",
+}
+# How a question that has no answer is refused: not the file's fault where the server had no means.
+_STATUS: Final = {"too-large": 413, "unsupported": 415, "killed": 503, "short-of-memory": 503, "stopped": 503}
+_RETRY_SECONDS: Final = 10
 
 
 class Worker:
@@ -86,12 +98,20 @@ class Worker:
             self._asked, self._to_stop = self._asked + 1, False
             if self._tasks >= _MOST_TASKS:
                 await self.end()
-            answer = await self._ask(request, seconds, heard)
-            if answer is None and self._tasks > 1 and not self._killed:
-                # It may have died of what came before, or while it had nothing to do.
+            try:
                 answer = await self._ask(request, seconds, heard)
-            words = self._killed or "it made the decoder crash; the file may be damaged"
-            return {"refused": {"code": "failed", "message": words}} if answer is None else answer
+                if answer is None and self._tasks > 1 and not self._killed:
+                    # It may have died of what came before, or while it had nothing to do.
+                    answer = await self._ask(request, seconds, heard)
+            except OSError as error:
+                return _refused("killed", f"no process could be started: {error.strerror}; try again later")
+            return self._reason() if answer is None else answer
+
+    def _reason(self) -> Facts:
+        """Why there is no answer."""
+        ended = self._process is not None and self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+        why = self._killed or ("killed" if ended else "failed")
+        return _refused(why, _KILLED[why])
 
     async def _ask(self, request: Facts, seconds: float, heard: Callable[[Facts], None]) -> Facts | None:
         """The answer, or None where the process is dead."""
@@ -102,10 +122,13 @@ class Worker:
             async with asyncio.timeout(seconds):
                 answer = await self._answer(process, request, heard)
         except TimeoutError:
-            self.kill("it took longer than this server allows")
+            self.kill("too-long")
             answer = None
-        except (BrokenPipeError, ConnectionResetError, ValueError):
+        except (BrokenPipeError, ConnectionResetError):
             self.kill("")
+            answer = None
+        except ValueError:  # no line that it should say
+            self.kill("failed")
             answer = None
         except asyncio.CancelledError:
             self.kill("stopped")
@@ -145,8 +168,13 @@ class Worker:
         if self._asked == asked:
             self.kill("stopped")
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the process has in use; 0 where the system doesn't say."""
+        return 0 if self.pid is None else _resident_bytes(self.pid)
+
     def kill(self, why: str) -> None:
-        """End the process at once."""
+        """End the process at once. why: a key of the reasons that are told, or empty where it has ended by itself."""
         self._killed = self._killed or why
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -164,7 +192,7 @@ class Worker:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             if _resident_bytes(process.pid) > _OVER * self._memory + _OVER_BYTES:
-                self.kill("it takes more memory than this server gives it; choose a smaller scale")
+                self.kill("out-of-memory")
                 return
 
 
@@ -176,16 +204,29 @@ def _resident_bytes(process: int) -> int:
         return 0
 
 
+def _refused(code: str, message: str) -> Facts:
+    return {"refused": {"code": code, "message": message}}
+
+
 class Crew:
     """All workers, and the queue in front of them."""
 
-    def __init__(self, store: Store, limits: Limits, make_worker: Callable[[frozenset[int]], Worker]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        make_worker: Callable[[frozenset[int]], Worker],
+        root: Path | None = None,
+    ) -> None:
         self._store = store
         self._limits = limits
+        self._root = root
         self._idle = [make_worker(cores) for cores in _shares(limits)]
         self._count = len(self._idle)
         # Two, so that nobody's upload waits for a large view.
         self._looker, self._viewer = (make_worker(frozenset(_usable_cores())) for _ in range(2))
+        self._all = (*self._idle, self._looker, self._viewer)
+        self._watching: asyncio.Task[None] | None = None
         self._running: dict[str, Worker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._queue: list[Job] = []
@@ -208,6 +249,7 @@ class Crew:
             job.status, job.progress, job.seconds_left = "queued", 0.0, None
             self._queue.append(job)
         await self._looker.start()
+        self._watching = asyncio.create_task(self._watch())
         self._begin()
 
     def begin_closing(self) -> None:
@@ -221,10 +263,18 @@ class Crew:
         await asyncio.gather(*(worker.stop() for worker in self._running.values()))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=GRACE)
-        for worker in (*self._idle, *self._running.values(), self._looker, self._viewer):
+        for worker in self._all:
             await worker.end()
-        for task in self._tasks:
+        for task in (*self._tasks, *([self._watching] if self._watching is not None else [])):
             task.cancel()
+
+    async def _watch(self) -> None:
+        """Keep the processes together within the machine's memory: each within its own share may still be too much."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            sizes = {worker: worker.resident_bytes for worker in self._all}
+            if sum(sizes.values()) > self._limits.all_memory_gb * 1e9:
+                max(sizes, key=sizes.__getitem__).kill("short-of-memory")
 
     # ---- questions that are answered at once
 
@@ -235,9 +285,11 @@ class Crew:
         if "done" in answer:
             done: Facts = answer["done"]
             return done
-        refused = answer.get("refused") or {"code": "failed", "message": "the server is being stopped"}
-        status = {"too-large": 413, "unsupported": 415}.get(refused["code"], 422)
-        raise RefusedError(status, refused["code"], refused["message"])
+        self.check_closing()
+        refused = answer.get("refused") or {"code": "stopped", "message": _KILLED["stopped"]}
+        status = _STATUS.get(refused["code"], 422)
+        after = _RETRY_SECONDS if status == 503 else None
+        raise RefusedError(status, refused["code"], refused["message"], retry_after=after)
 
     async def read_model(self, request: Facts) -> Facts:
         """Make a stranger's network one of ours. Raises RefusedError."""
@@ -296,21 +348,15 @@ class Crew:
         if worker is not None:
             await worker.stop()
         while job.status not in FINAL and not self.closing:
-            await self.changed(job, GRACE)
+            await came(self.next_change(job), GRACE)
 
     def position(self, job: Job) -> int | None:
-        """The place in the queue, from 1."""
+        """The place in the queue, from 1; None of a job that doesn't wait."""
         return self._queue.index(job) + 1 if job in self._queue else None
 
-    async def changed(self, job: Job, seconds: float) -> bool:
-        """Wait until something of a job changes; False where nothing did in so many seconds."""
-        event = self._changed.setdefault(job.id, asyncio.Event())
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            return False
-        return True
+    def next_change(self, job: Job) -> asyncio.Event:
+        """Set once something of a job changes; asked for before its state is, no change is missed."""
+        return self._changed.setdefault(job.id, asyncio.Event())
 
     def wake(self, job: Job) -> None:
         """Tell whoever waits that something of a job has changed."""
@@ -344,15 +390,20 @@ class Crew:
 
     async def _run(self, job: Job, worker: Worker) -> None:
         started = time.monotonic()
-        job.attempts += 1
-        self._store.save(job)
-        self.wake(job)
         try:
+            job.attempts += 1
+            self._keep(job)
+            self.wake(job)
             upload = self._store.uploads.get(job.upload)
             if upload is None:
                 answer: Facts = {"refused": {"code": "gone", "message": "its source was deleted; upload it again"}}
-            elif not _unchanged(upload):
-                answer = {"refused": {"code": "changed", "message": f"{upload.name} was changed or removed meanwhile"}}
+            elif not readable(upload, self._root):
+                answer = {
+                    "refused": {
+                        "code": "changed",
+                        "message": f"{upload.name} was changed, moved or removed since it was looked at; name it again",
+                    }
+                }
             elif job.id in self._cancelled:
                 answer = {"stopped": True}
             else:
@@ -361,7 +412,9 @@ class Crew:
                 )
             self._settle(job, answer)
         except Exception as error:
-            self._finish(job, "failed", f"the server failed: {type(error).__name__}")
+            if not job.over:  # else it's only the record that couldn't be kept
+                words = f"the server failed ({type(error).__name__}), and its log says how; try again"
+                self._finish(job, "failed", words)
             raise
         finally:
             self._recent = 0.8 * self._recent + 0.2 * (time.monotonic() - started)
@@ -377,7 +430,7 @@ class Crew:
         elif self.closing and "done" not in answer:
             # It didn't fail: the next server goes on with it.
             job.status, job.attempts, job.seconds_left = "queued", job.attempts - 1, None
-            self._store.save(job)
+            self._keep(job)
         elif "done" in answer:
             done = answer["done"]
             job.model, job.consistency, job.frames_done = done["model"], done["consistency"], done["frames"]
@@ -402,8 +455,15 @@ class Crew:
         if upload is not None:  # before and after are looked at together
             upload.expires = max(upload.expires, job.expires)
             self._store.save(upload)
-        self._store.save(job)
+        self._keep(job)
         self.wake(job)
+
+    def _keep(self, job: Job) -> None:
+        """Save what has changed, unless the job was thrown away meanwhile: it mustn't come back."""
+        if self._store.knows(job):
+            self._store.save(job)
+        else:
+            shutil.rmtree(self._store.job_folder(job.id), ignore_errors=True)
 
     def _request(self, job: Job, upload: Upload) -> Facts:
         folder = self._store.job_folder(job.id)
@@ -428,14 +488,14 @@ class Crew:
         }
 
     def _hear(self, job: Job, facts: Facts) -> None:
-        job.progress = max(job.progress, float(facts["share"]))
+        job.progress = min(1.0, max(job.progress, float(facts["share"])))
         job.seconds_left = facts["seconds_left"]
         job.frames_done = facts.get("done", job.frames_done)
         job.fps = facts.get("fps", 0.0)
         self.wake(job)
 
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
+    @contextmanager
+    def listening(self) -> Iterator[None]:
         """One more connection that hears events. Raises RefusedError where there are too many."""
         if self._looking >= self._limits.listeners:
             raise RefusedError(503, "busy", "too many pages listen already; try again later", retry_after=5)
@@ -446,13 +506,14 @@ class Crew:
             self._looking -= 1
 
 
-def _unchanged(upload: Upload) -> bool:
-    """Whether a source is the file that was looked at."""
+async def came(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; False where it didn't come in so many seconds."""
     try:
-        state = Path(upload.path).stat()
-    except OSError:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
         return False
-    return [state.st_size, state.st_mtime_ns] == list(upload.stamp)
+    return True
 
 
 def _usable_cores() -> list[int]:

@@ -5,6 +5,7 @@ else. The Host names this server: a page of a stranger's whose name was bent to 
 What comes from a page comes from this server's own. And where others can reach the server, whoever asks has the token.
 """
 
+import asyncio
 import hmac
 import ipaddress
 import json
@@ -15,7 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from superfine.serve.limits import RefusedError
+from superfine.serve.limits import RefusedError, told_bytes
 
 __all__ = ["COOKIE", "Door", "Guard", "is_loopback"]
 
@@ -42,6 +43,11 @@ _HEADERS: Final = (
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 # Of what a page may ask of itself, and a person by typing an address.
 _OWN_SITES: Final = ("same-origin", "none")
+# Of a request that brings no file, and the time that it may take to come.
+_MOST_BYTES: Final = 1_000_000
+_MOST_SECONDS: Final = 60.0
+# What brings files, counts them itself.
+_FILES: Final = ("/api/v1/uploads", "/api/v1/models")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +123,8 @@ class Guard:
                 return
             self._check_origin(scope, headers)
             self._check_token(headers)
+            if scope["method"] != "POST" or scope["path"] not in _FILES:
+                receive = await _whole(receive, headers)
         except RefusedError as error:
             await _refuse(error, guarded)
             return
@@ -168,7 +176,7 @@ class Guard:
             raise RefusedError(401, "wrong-token", "that isn't this server's token; it printed it when it started")
         answer = [(b"location", b"/"), (b"content-length", b"0"), (b"cache-control", b"no-store")]
         if token is not None:
-            secure = "; Secure" if scope.get("scheme") == "https" else ""
+            secure = "; Secure" if _came_by_tls(scope) else ""
             cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000{secure}"
             answer.append((b"set-cookie", cookie.encode("ascii")))
         await send({"type": "http.response.start", "status": 303, "headers": answer})
@@ -189,6 +197,42 @@ class _Headers:
         """The last value that a header has."""
         found = self.all(name)
         return found[-1] if found else None
+
+
+async def _whole(receive: Receive, headers: _Headers) -> Receive:
+    """The body of a request, taken in as far as it may go. Raises RefusedError where it's too large or too slow."""
+    too_large = RefusedError(
+        413,
+        "too-large",
+        f"a request that brings no file has {_MOST_BYTES / 1e6:g} MB at most; send files to {' or '.join(_FILES)}",
+    )
+    if told_bytes(headers.one("content-length")) > _MOST_BYTES:
+        raise too_large
+    messages: list[Message] = []
+    count = 0
+    try:
+        async with asyncio.timeout(_MOST_SECONDS):
+            while not messages or messages[-1].get("more_body", False):
+                messages.append(await receive())
+                count += len(messages[-1].get("body", b""))
+                if count > _MOST_BYTES:
+                    raise too_large
+    except TimeoutError as error:
+        raise RefusedError(408, "too-slow", "the request took over a minute to come; send it again") from error
+    coming = iter(messages)
+
+    async def again() -> Message:
+        message = next(coming, None)
+        return await receive() if message is None else message
+
+    return again
+
+
+def _came_by_tls(scope: Message) -> bool:
+    """Whether the browser speaks TLS, with this server or a proxy before it; only one of this machine is believed."""
+    client = scope.get("client")  # none where it came through a Unix socket
+    told = _Headers(scope["headers"]).one("x-forwarded-proto") if client is None or is_loopback(client[0]) else None
+    return "https" in (scope.get("scheme"), (told or "").strip().lower())
 
 
 def _same(given: str, wanted: str) -> bool:

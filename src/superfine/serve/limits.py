@@ -11,7 +11,16 @@ from typing import Final
 
 from superfine.errors import SuperfineError
 
-__all__ = ["Limits", "RefusedError", "check_clip", "check_disk", "check_result", "machine_limits", "shown_name"]
+__all__ = [
+    "Limits",
+    "RefusedError",
+    "check_clip",
+    "check_disk",
+    "check_result",
+    "machine_limits",
+    "shown_name",
+    "told_bytes",
+]
 
 #: What one job should have, at least, to be worth a process of its own.
 _CORES_EACH: Final = 4
@@ -59,7 +68,9 @@ class Limits:
     workers: int = 1
     cores_each: int = 1
     memory_gb: float = 2.0
-    """Of each worker."""
+    """Of each worker, as its jobs are planned for."""
+    all_memory_gb: float = math.inf
+    """That all processes may have in use together, before the largest of them is stopped."""
 
 
 def machine_limits(cores: int, memory_bytes: float) -> tuple[int, int, float]:
@@ -73,10 +84,13 @@ def machine_limits(cores: int, memory_bytes: float) -> tuple[int, int, float]:
     return workers, max(1, cores // workers if cores >= workers * _CORES_EACH else cores), memory_bytes / 2e9 / workers
 
 
-def check_disk(folder: Path, taken: int, coming: int, limits: Limits) -> None:
-    """Raise RefusedError where so many more bytes don't fit, into what the server may take or onto the disk."""
+def check_disk(folder: Path, taken: int, promised: int, coming: int, limits: Limits) -> None:
+    """Raise RefusedError where so many more bytes don't fit, into what the server may take or onto the disk.
+
+    taken: bytes that are the server's or were promised; promised: those of them that aren't on the disk yet.
+    """
     free = shutil.disk_usage(folder).free
-    if taken + coming > limits.disk_bytes or coming > free - _SPARE_BYTES:
+    if taken + coming > limits.disk_bytes or promised + coming > free - _SPARE_BYTES:
         raise RefusedError(
             503,
             "disk-full",
@@ -121,6 +135,12 @@ def check_result(rows: int, cols: int, frames: int, times: int, limits: Limits) 
             f"{frames:,} frames of {cols} x {rows} pixels are too much for this server, which makes {fitting:,} of"
             " them; choose a smaller scale or a shorter stretch",
         )
+
+
+def told_bytes(content_length: str | None) -> int:
+    """What a request says of its length: 0 where that is nothing, or no number. It may lie."""
+    digits = (content_length or "")[:18]
+    return int(digits) if digits.isascii() and digits.isdigit() else 0
 
 
 def shown_name(given: str) -> str:

@@ -26,6 +26,9 @@ __all__ = ["Start", "run"]
 _SHORTEST_TOKEN: Final = 16
 _TOKEN_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
 
+# Of the machine's, that all processes may have in use before one of them is stopped.
+_MOST_MEMORY: Final = 0.8
+
 _EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - chosen by the user; here it is only named
 
 
@@ -84,14 +87,18 @@ def run(start: Start, say: Callable[[str], None]) -> None:
 
 
 def door_of(start: Start) -> Door:
-    """Who may come in; where others than this machine can, they need a token, and one is made where none is given."""
+    """Who may come in; where others than this machine can, they need a token, and one is made where none is given.
+
+    At a Unix socket a proxy asks, for whomever it lets in, and may well call the server localhost.
+    """
     names = (*start.names, socket.gethostname()) if start.host in _EVERYWHERE else start.names
     door = Door(host=start.host, names=names, token=start.token)
     if start.token is not None and (len(start.token) < _SHORTEST_TOKEN or not set(start.token) <= _TOKEN_LETTERS):
         raise UsageError(
             f"--token: give at least {_SHORTEST_TOKEN} letters, digits or -_.~, as `openssl rand -hex 32` makes them"
         )
-    return replace(door, token=secrets.token_urlsafe(32)) if door.open and start.token is None else door
+    needed = door.open or start.socket is not None
+    return replace(door, token=secrets.token_urlsafe(32)) if needed and start.token is None else door
 
 
 def settings_of(start: Start) -> Settings:
@@ -110,6 +117,7 @@ def settings_of(start: Start) -> Settings:
         workers=workers,
         cores_each=cores_each,
         memory_gb=memory_gb,
+        all_memory_gb=_MOST_MEMORY * _memory_bytes() / 1e9,
     )
     state = _state_folder() if start.state is None else start.state
     return Settings(
@@ -149,7 +157,7 @@ def _listener(start: Start) -> socket.socket:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind((start.host, start.port))
         else:
-            if start.socket.is_socket():  # of a server that was killed
+            if start.socket.is_socket() and not _answers(start.socket):  # of a server that was killed
                 start.socket.unlink()
             before = os.umask(0o177)
             try:
@@ -163,12 +171,23 @@ def _listener(start: Start) -> socket.socket:
     return found
 
 
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 def _announce(start: Start, door: Door, settings: Settings, say: Callable[[str], None]) -> None:
     limits = settings.limits
     if start.socket is not None:
         say(f"superfine listens on {start.socket}")
-        if door.token is not None:
-            say(f"token: {door.token}")
+        say(f"whoever asks there needs the token: {door.token}")
+        for name in start.names:
+            say(f"behind a reverse proxy with TLS it is at https://{name}/?token={door.token}")
     else:
         name = f"[{start.host}]" if ":" in start.host else start.host
         if start.host in _EVERYWHERE:

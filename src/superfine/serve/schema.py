@@ -131,7 +131,8 @@ class JobState(BaseModel):
 
     id: Id
     upload: Id
-    name: str
+    name: str = Field(description="Of the result.")
+    source_name: str = Field(description="Of the source, as it was sent; told also when the source is gone.")
     status: Status
     progress: float = Field(ge=0, le=1)
     seconds_left: float | None

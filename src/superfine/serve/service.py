@@ -3,9 +3,10 @@
 import asyncio
 import math
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from superfine.serve import schema
 from superfine.serve.arrival import received
 from superfine.serve.crew import Crew, Worker
 from superfine.serve.limits import Limits, RefusedError, check_clip, check_disk, check_result, shown_name
-from superfine.serve.store import Job, OwnModel, Store, Upload, bytes_in, new_id
+from superfine.serve.store import Job, OwnModel, Store, Upload, bytes_in, new_id, readable, stamp_of
 from superfine.serve.worker import MEDIA_TYPES
 
 __all__ = ["Service", "Settings"]
@@ -39,8 +40,16 @@ _SHOWN_MEGAPIXELS: Final = 50.0
 _LOSSLESS: Final = frozenset({".png", ".tif"})
 # Options that only clips know.
 _FOR_CLIPS: Final = {"codec": "auto", "crf": None, "start": None, "end": None}
-# Bytes that a result may get for each pixel, and a frame's pixel in a video, twice: in segments and joined.
-_PICTURE_BYTES, _FRAME_BYTES = 8.0, 1.0
+# Bytes on the disk for each byte of pixels, where nothing could be packed.
+_UNPACKED: Final = 1.1
+# For each pixel of a guess map: 16 bits, and the heat over the result.
+_MAP_BYTES: Final = 2.0 + 3.0
+# For each pixel of a video's frame, where the codec may lose something.
+_FRAME_BYTES: Final = 0.5
+# With less a codec loses next to nothing, and packs as little.
+_FINE_CRF: Final = 10
+# A view has no side over 8192 pixels, of four bytes at most.
+_VIEW_PIXELS, _VIEW_BYTES = 8192**2, 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +74,10 @@ class Service:
         self.limits = limits
         self.store = Store(settings.state)
         make = make_worker or (lambda cores: Worker(cores, limits.memory_gb * 1e9, limits.disk_bytes))
-        self.crew = Crew(self.store, limits, make)
+        self.crew = Crew(self.store, limits, make, settings.root)
         self._coming = 0
-        self._expected = 0
+        self._claims: dict[Path, int] = {}
+        self._viewing = asyncio.Lock()
         self._sweeping: asyncio.Task[None] | None = None
         self._cards: list[Card] = []
 
@@ -88,8 +98,12 @@ class Service:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            for job in self.store.expire(self.limits.hours_kept, self.limits.jobs_kept):
-                self.crew.wake(job)
+            try:
+                for job in self.store.expire(self.limits.hours_kept, self.limits.jobs_kept):
+                    self.crew.wake(job)
+            except Exception as error:  # noqa: BLE001 - a full disk must not end what makes room on it
+                facts = {"message": "superfine serve: what is over its time couldn't be deleted", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(facts)
 
     # ---- sources
 
@@ -105,13 +119,17 @@ class Service:
             key = new_id()
             folder = self.store.upload_folder(key)
             folder.mkdir(mode=0o700)
-            kept = path.rename(folder / f"source{facts['suffix']}")
-            return self._keep(key, name, kept, facts, own=True)
+            try:
+                kept = path.rename(folder / f"source{facts['suffix']}")
+                return self._keep(key, name, kept, facts, stamp_of(kept), own=True)
+            except BaseException:  # without a record it would lie there until the next start
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     async def add_path(self, given: str) -> Upload:
         """Look at a file below the root. Raises RefusedError."""
         path = self._below_root(given)
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         name = shown_name(path.name)
         for upload in self.store.uploads.values():
             if upload.path == str(path) and tuple(upload.stamp) == stamp:
@@ -122,13 +140,22 @@ class Service:
             raise RefusedError(413, "too-large", f"{name} is far over the size that this server takes")
         facts = await self.crew.look({"task": "inspect", "source": str(path), "names": [(str(path), name)]})
         check_clip(facts["rows"], facts["cols"], facts["frames"], self.limits)
-        return self._keep(new_id(), name, path, facts, own=False)
+        return self._keep(new_id(), name, path, facts, stamp, own=False)
 
     def upload(self, key: str) -> Upload:
         """The upload of this id. Raises RefusedError."""
         upload = self.store.uploads.get(key)
-        if upload is None or (not upload.own and not os.path.exists(upload.path)):
+        if upload is None:
             raise RefusedError(404, "no-upload", "there is no such file, or its time was over; send it again")
+        return upload
+
+    def _source(self, key: str) -> Upload:
+        """The same, where its file is still the one that was looked at. Raises RefusedError."""
+        upload = self.upload(key)
+        if not readable(upload, self.settings.root):
+            raise RefusedError(
+                404, "no-upload", f"{upload.name} was changed, moved or removed since it was looked at; name it again"
+            )
         return upload
 
     def uploads(self) -> list[Upload]:
@@ -144,39 +171,79 @@ class Service:
 
     async def upload_view(self, key: str) -> tuple[Path, str]:
         """A file that a browser can show, and its media type."""
-        upload = self.upload(key)
+        upload = self._source(key)
         suffix = Path(upload.path).suffix if upload.own else upload.suffix
         shown = upload.kind != "video" and suffix in _SHOWN and _small(upload.rows, upload.cols)
         if shown and upload.media_type.startswith("image/"):
             return Path(upload.path), upload.media_type
-        folder = self.store.upload_folder(upload.id)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        view = await self._view(Path(upload.path), folder / "view.png", upload.name, self.limits.megapixels)
-        upload.taken = bytes_in(folder)
-        return view
+        view = self.store.upload_folder(upload.id) / "view.png"
+        return await self._view(Path(upload.path), view, upload, upload.rows * upload.cols, self.limits.megapixels)
 
-    async def _view(self, source: Path, view: Path, name: str, megapixels: float) -> tuple[Path, str]:
+    async def _view(
+        self, source: Path, view: Path, of: Upload | Job, pixels: int, megapixels: float
+    ) -> tuple[Path, str]:
+        """A PNG of a source or a result, made where there is none yet. Raises RefusedError."""
         if not view.exists():
-            names = [(str(source), name), (str(view), "the view")]
-            request = {"task": "view", "source": str(source), "output": str(view), "names": names}
-            await self.crew.look({**request, "max_megapixels": megapixels})
+            async with self._viewing:  # one process makes them all
+                if not view.exists():
+                    await self._make_view(source, view, of, pixels, megapixels)
         return view, "image/png"
 
+    async def _make_view(self, source: Path, view: Path, of: Upload | Job, pixels: int, megapixels: float) -> None:
+        folder = view.parent
+        folder.mkdir(exist_ok=True, mode=0o700)
+        names = [(str(source), of.name), (str(view), "the view")]
+        request = {"task": "view", "source": str(source), "output": str(view), "names": names}
+        with self._claimed(view) as claim:
+            claim(math.ceil(min(pixels, _VIEW_PIXELS) * _VIEW_BYTES * _UNPACKED))
+            try:
+                await self.crew.look({**request, "max_megapixels": megapixels})
+            except RefusedError:
+                if self.store.knows(of):
+                    raise
+        if not self.store.knows(of):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RefusedError(404, "gone", f"{of.name} was deleted meanwhile")
+        of.taken = bytes_in(folder)
+        self.store.save(of)
+
     @contextmanager
-    def _place(self, coming: int) -> Iterator[None]:
-        """Room on the disk and among the uploads that are coming."""
+    def _claimed(self, path: Path) -> Iterator[Callable[[int], None]]:
+        """Room on the disk for a file to come: call what is given with its bytes, again where there will be more."""
+
+        def claim(count: int) -> None:
+            """Raises RefusedError where there is no room."""
+            self._claims.pop(path, None)
+            self._check_disk(count)
+            self._claims[path] = count
+
+        try:
+            yield claim
+        finally:
+            self._claims.pop(path, None)
+
+    def _check_disk(self, coming: int) -> None:
+        claimed = sum(self._claims.values())
+        written = sum(_size_of(path) for path in self._claims)
+        promised = self.store.promised + max(0, claimed - written)
+        check_disk(self.store.folder, self.store.taken + claimed, promised, coming, self.limits)
+
+    @asynccontextmanager
+    async def _arrived(self, body: AsyncIterator[bytes], headers: Any, most: int) -> AsyncIterator[tuple[Path, str]]:
+        """A file that is being sent, and its name; gone at the end unless it was moved away. Raises RefusedError."""
         self.crew.check_closing()
         if self._coming >= self.limits.uploads_at_once:
             raise RefusedError(503, "busy", "many files are coming already; try again in a moment", retry_after=2)
-        check_disk(self.store.folder, self.store.taken + self._expected, coming, self.limits)
-        self._coming, self._expected = self._coming + 1, self._expected + coming
+        path = self.store.coming()
+        self._coming += 1
         try:
-            yield
+            with self._claimed(path) as claim:
+                name = await received(body, headers, path, most, claim)
+                yield path, shown_name(name)
         finally:
-            self._coming, self._expected = self._coming - 1, self._expected - coming
-
-    def _arrived(self, body: AsyncIterator[bytes], headers: Any, most: int) -> "_Arrival":
-        return _Arrival(self, body, headers, most)
+            self._coming -= 1
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def _below_root(self, given: str) -> Path:
         """A file below the root, links followed. Raises RefusedError; what lies elsewhere might as well not exist."""
@@ -198,8 +265,9 @@ class Service:
             raise missing from None
         return path
 
-    def _keep(self, key: str, name: str, path: Path, facts: dict[str, Any], *, own: bool) -> Upload:
-        stamp = _stamp(path)
+    def _keep(
+        self, key: str, name: str, path: Path, facts: dict[str, Any], stamp: tuple[int, int], *, own: bool
+    ) -> Upload:
         upload = Upload(
             id=key,
             name=name,
@@ -209,6 +277,7 @@ class Service:
             stamp=stamp,
             media_type=facts["media_type"],
             suffix=facts["suffix"],
+            pixel_bytes=facts["pixel_bytes"],
             rows=facts["rows"],
             cols=facts["cols"],
             frames=facts["frames"],
@@ -233,10 +302,10 @@ class Service:
         if (asked.upload is None) == (asked.path is None):
             raise RefusedError(422, "invalid", "give either the id of an `upload` or a `path`")
         self.crew.check_room()
-        upload = await self.add_path(asked.path) if asked.path is not None else self.upload(str(asked.upload))
+        upload = await self.add_path(asked.path) if asked.path is not None else self._source(str(asked.upload))
         job = self._planned(upload, asked.options)
         self.crew.check_room()
-        check_disk(self.store.folder, self.store.taken + self._expected, job.taken, self.limits)
+        self._check_disk(job.taken)
         upload.expires = self._later()
         self.store.save(upload)
         self.crew.submit(job)
@@ -278,6 +347,7 @@ class Service:
             id=new_id(),
             upload=upload.id,
             name=f"{stem}_{label}{suffix}",
+            source_name=upload.name,
             options={**wishes, "format": options.format, "guess_map": options.guess_map},
             model=self._model_name(options),
             scale=round(max(rows / upload.rows, cols / upload.cols), 4),
@@ -290,7 +360,7 @@ class Service:
             suffix=suffix,
             created=now,
             expires=now + self.limits.hours_kept * 3600,
-            taken=math.ceil(rows * cols * (frames * _FRAME_BYTES if moves else _PICTURE_BYTES)),
+            taken=_bytes_expected(upload, options, suffix, rows * cols, frames if moves else 0),
         )
 
     def _scales(self, name: str) -> list[int]:
@@ -339,9 +409,8 @@ class Service:
             return path, MEDIA_TYPES[job.suffix]
         if job.suffix in _SHOWN and _small(job.output_rows, job.output_cols):
             return path, MEDIA_TYPES[job.suffix]
-        view = await self._view(path, path.with_name("view.png"), job.name, self.limits.result_megapixels * 1.1)
-        job.taken = bytes_in(path.parent)
-        return view
+        pixels, most = job.output_rows * job.output_cols, self.limits.result_megapixels * 1.1
+        return await self._view(path, path.with_name("view.png"), job, pixels, most)
 
     def guess_map(self, key: str, *, heat: bool) -> Path:
         """The 16-bit map, or the heat over the result. Raises RefusedError."""
@@ -454,6 +523,7 @@ class Service:
             id=job.id,
             upload=job.upload,
             name=job.name,
+            source_name=job.source_name or job.name,
             status=status,
             progress=job.progress,
             seconds_left=job.seconds_left,
@@ -502,39 +572,11 @@ class Service:
         )
 
 
-class _Arrival:
-    """A file that is being sent: a temporary one, gone at the end unless it was moved away."""
-
-    def __init__(self, service: Service, body: AsyncIterator[bytes], headers: Any, most: int) -> None:
-        length = headers.get("content-length", "")
-        self._service = service
-        self._body = body
-        self._headers = headers
-        self._most = most
-        self._place = service._place(int(length) if length.isdigit() else 1_000_000)
-        self._path = service.store.coming()
-
-    async def __aenter__(self) -> tuple[Path, str]:
-        store, limits = self._service.store, self._service.limits
-        self._place.__enter__()
-        try:
-            # Without a length the disk is asked while it comes.
-            check = lambda count: check_disk(store.folder, store.taken, count, limits)  # noqa: E731
-            name = await received(self._body, self._headers, self._path, self._most, check)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self._path, shown_name(name)
-
-    async def __aexit__(self, *error: object) -> None:
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
-        self._place.__exit__(None, None, None)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it isn't there yet, or any more
+        return 0
 
 
 def _small(rows: int, cols: int) -> bool:
@@ -592,6 +634,20 @@ def _target(wishes: dict[str, Any], size: Size) -> tuple[int, int, str]:
     except UsageError as error:
         raise RefusedError(422, "invalid", str(error)) from error
     return rows, cols, job.label
+
+
+def _bytes_expected(upload: Upload, options: schema.Options, suffix: str, pixels: int, frames: int) -> int:
+    """That a job may write. pixels: of the result, or each of its frames; frames: none of a picture.
+
+    Of a clip twice, in segments and joined, and what is copied from the source besides its frames.
+    """
+    whole = upload.pixel_bytes * _UNPACKED
+    if not frames:
+        return math.ceil(pixels * (whole + (_MAP_BYTES if options.guess_map else 0.0)))
+    has_alpha = upload.pixel_bytes % 4 == 0  # which Matroska keeps by FFV1
+    lossless = options.codec == "ffv1" or suffix in (".gif", ".webp") or (suffix == ".mkv" and has_alpha)
+    lossless = lossless or (options.crf is not None and options.crf < _FINE_CRF)
+    return math.ceil(2 * pixels * frames * (whole if lossless else _FRAME_BYTES)) + upload.bytes
 
 
 def _frames_of(upload: Upload, options: schema.Options) -> int:

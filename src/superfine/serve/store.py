@@ -14,15 +14,18 @@ import secrets
 import shutil
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
 from superfine.errors import OutputError
 
-__all__ = ["FINAL", "Job", "OwnModel", "Store", "Upload", "bytes_in", "new_id"]
+__all__ = ["FINAL", "Job", "OwnModel", "Store", "Upload", "bytes_in", "new_id", "readable", "stamp_of"]
 
+#: Of the records. What a later one adds has a default, so that those of earlier ones are read; what it takes or
+#: changes makes it another.
+_VERSION: Final = 1
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS uploads (id TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT;
@@ -39,7 +42,8 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-@dataclass(kw_only=True)
+# Records are the same where they are one object; comparing all that is in them would only take longer.
+@dataclass(kw_only=True, eq=False)
 class Upload:
     """A source; its file lies in the store, or below the server's root."""
 
@@ -54,6 +58,8 @@ class Upload:
     media_type: str
     suffix: str
     """Of results that aren't asked to be of another format."""
+    pixel_bytes: int = 8
+    """That a decoded pixel has: channels times bytes of a sample."""
     rows: int
     cols: int
     frames: int
@@ -67,13 +73,16 @@ class Upload:
     expires: float
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Job:
     """What to make of an upload, and what became of it."""
 
     id: str
     upload: str
     name: str
+    """Of the result."""
+    source_name: str = ""
+    """As it was sent; the source may be gone before the result is."""
     options: dict[str, Any]
     status: str = "queued"
     message: str = ""
@@ -110,7 +119,7 @@ class Job:
         return self.status in FINAL
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class OwnModel:
     """A network that somebody uploaded."""
 
@@ -132,14 +141,13 @@ class Store:
         self._lock = _held(folder)
         for name in ("uploads", "jobs", "models", "coming"):
             (folder / name).mkdir(exist_ok=True, mode=0o700)
-        self._database = sqlite3.connect(folder / "superfine.sqlite", isolation_level=None)
-        # In WAL a finished job is one append; it's synced, so that power loss takes none either.
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
-        self._database.executescript(_TABLES)
-        self.uploads = self._read("uploads", Upload)
-        self.jobs = self._read("jobs", Job)
-        self.models = self._read("models", OwnModel)
+        with ExitStack() as opened:  # nothing stays open where something of it is wrong
+            opened.callback(self._lock.close)
+            self._database = opened.enter_context(closing(_database(folder)))
+            self.uploads = self._read("uploads", Upload)
+            self.jobs = self._read("jobs", Job)
+            self.models = self._read("models", OwnModel)
+            opened.pop_all()
         self._sweep_strangers()
 
     def close(self) -> None:
@@ -175,12 +183,22 @@ class Store:
         uploads = sum(upload.taken for upload in self.uploads.values())
         return uploads + sum(job.taken for job in self.jobs.values()) + sum(own.bytes for own in self.models.values())
 
+    @property
+    def promised(self) -> int:
+        """Bytes that jobs may still write: the disk doesn't know of them yet."""
+        unfinished = [job for job in self.jobs.values() if not job.over]
+        return sum(max(0, job.taken - bytes_in(self.job_folder(job.id))) for job in unfinished)
+
     # ---- records
+
+    def knows(self, record: Upload | Job | OwnModel) -> bool:
+        """Whether a record wasn't thrown away meanwhile."""
+        return self._all(record).get(record.id) is record
 
     def save(self, record: Upload | Job | OwnModel) -> None:
         """Keep a new record, or what has changed of it."""
         table = _table(record)
-        text = json.dumps(asdict(record), ensure_ascii=False)
+        text = json.dumps(asdict(record))  # in ASCII: paths may hold bytes that are no text
         self._database.execute(
             f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET facts = excluded.facts",  # noqa: S608 - a name of ours
             (record.id, text),
@@ -197,7 +215,8 @@ class Store:
             case Job():
                 shutil.rmtree(self.job_folder(record.id), ignore_errors=True)
             case OwnModel():
-                self.model_file(record.id).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.model_file(record.id).unlink(missing_ok=True)
 
     def expire(self, hours_kept: float, jobs_kept: int, now: float | None = None) -> list[Job]:
         """Throw away files whose time is over, and the oldest finished jobs; returns the jobs that have changed."""
@@ -224,7 +243,9 @@ class Store:
         for model in list(self.models.values()):
             if model.expires <= now and model.id not in used:
                 self.forget(model)
-        over = sorted((job for job in self.jobs.values() if job.over), key=lambda job: job.created)
+        # Those whose files are gone go first, then those that would be the next to go.
+        over = [job for job in self.jobs.values() if job.over]
+        over.sort(key=lambda job: (job.status != "expired", job.expires))
         for job in over[: max(0, len(over) - jobs_kept)]:
             self.forget(job)
         return changed
@@ -234,13 +255,19 @@ class Store:
         return tables[_table(record)]
 
     def _read(self, table: str, kind: type[Record]) -> dict[str, Record]:
+        """Raises OutputError for a record that doesn't fit: forgotten, its files would be swept away."""
         known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
         rows = self._database.execute(f"SELECT id, facts FROM {table} ORDER BY rowid")  # noqa: S608 - a name of ours
         records = {}
         for key, text in rows:
-            facts = {name: value for name, value in json.loads(text).items() if name in known}
-            with suppress(TypeError):  # a later version's
+            try:
+                facts = {name: value for name, value in json.loads(text).items() if name in known}
                 records[str(key)] = kind(**facts)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise OutputError(
+                    f"{self.folder / 'superfine.sqlite'}: what it says of {key} in {table} can't be read;"
+                    " give --state FOLDER, or remove that one"
+                ) from error
         return records
 
     def _sweep_strangers(self) -> None:
@@ -269,11 +296,59 @@ def _held(folder: Path) -> IO[bytes]:
     return lock
 
 
+def _database(folder: Path) -> sqlite3.Connection:
+    """Raises OutputError where it is none, or a later version's."""
+    path = folder / "superfine.sqlite"
+    with ExitStack() as opened:
+        try:
+            database = opened.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                raise OutputError(
+                    f"{folder}: a later superfine has worked there, with records of version {version} where this one"
+                    f" knows {_VERSION}; start that one, or give this one --state FOLDER"
+                )
+            # In WAL a finished job is one append; it's synced, so that power loss takes none either.
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            database.executescript(_TABLES)
+            database.execute(f"PRAGMA user_version={_VERSION}")
+        except sqlite3.Error as error:
+            raise OutputError(f"{path}: can't be used: {error}; give --state FOLDER, or remove that one") from error
+        opened.pop_all()
+        return database
+
+
 def bytes_in(folder: Path) -> int:
-    """Of the files in a folder; none where there is no folder."""
-    with suppress(OSError):
-        return sum(entry.stat().st_size for entry in folder.iterdir())
-    return 0
+    """Of the files in a folder and below; none where there is no folder."""
+    count = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it was renamed meanwhile
+                count += Path(place, name).lstat().st_size
+    return count
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Bytes and time of a file: another stamp, another content. Raises OSError."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def readable(upload: Upload, root: Path | None) -> bool:
+    """Whether a source is still the file that was looked at, and may be read: the store's own, or below the root.
+
+    Asked at each use: since it was named, links may have been laid, or the server started with another root.
+    """
+    path = Path(upload.path)
+    try:
+        if not upload.own and not (
+            root is not None and path.resolve(strict=True) == path and path.is_relative_to(root.resolve())
+        ):
+            return False
+        return stamp_of(path) == tuple(upload.stamp)
+    except (OSError, RuntimeError):
+        return False
 
 
 def _table(record: object) -> str:

@@ -159,7 +159,7 @@ def plain_words(text: str, names: Mapping[str, str]) -> str:
 def _inspect(request: Facts) -> Facts:
     """What a file is, and how to enlarge it."""
     from superfine.footage import kind_of
-    from superfine.image import coding_of
+    from superfine.image import coding_of, open_picture
     from superfine.inspection import inspect
 
     source, most = Path(request["source"]), float(request["max_megapixels"])
@@ -171,7 +171,8 @@ def _inspect(request: Facts) -> Facts:
     except SourceError as error:
         raise _UnknownKindError(str(error)) from error
     found = inspect(source, max_megapixels=most)
-    rows, cols = _upright_size(source, most)
+    picture = open_picture(source, max_megapixels=most, bounded=False)
+    rows, cols = picture.size[::-1] if picture.sideways else picture.size
     suffix = _SUFFIXES[name]
     return {
         "kind": "picture",
@@ -180,18 +181,11 @@ def _inspect(request: Facts) -> Facts:
         "frames": 1,
         "seconds": 0.0,
         "suffix": suffix,
+        "pixel_bytes": picture.shape[2] * picture.dtype.itemsize,
         "media_type": MEDIA_TYPES[suffix],
         "recommended": {"model": found.model, "scale": found.scale, "why": found.why},
         "notes": list(found.notes),
     }
-
-
-def _upright_size(source: Path, most: float) -> tuple[int, int]:
-    from superfine.image import open_picture
-
-    picture = open_picture(source, max_megapixels=most, bounded=False)
-    rows, cols = picture.size
-    return (cols, rows) if picture.sideways else (rows, cols)
 
 
 def _inspected_clip(source: Path, kind: str, most: float) -> Facts:
@@ -207,6 +201,7 @@ def _inspected_clip(source: Path, kind: str, most: float) -> Facts:
         "frames": found.frames,
         "seconds": found.duration,
         "suffix": suffix,
+        "pixel_bytes": (4 if found.alpha else 3) * (1 if found.bits <= 8 else 2),
         "media_type": media_type,
         "recommended": {"model": found.model, "scale": found.scale, "why": found.why},
         "notes": [*found.notes, *([found.broken] if found.broken else [])],
@@ -295,7 +290,7 @@ class _Listener(Progress):
     def watch(self, pace: Pace) -> None:
         self._heed()
         self._moves = True
-        share = pace.done / max(1, pace.frames)
+        share = min(1.0, pace.done / max(1, pace.frames))
         facts = {"share": share * _ENLARGED, "seconds_left": pace.seconds_left, "done": pace.done, "fps": pace.fps}
         self._say(time.monotonic(), facts)
 

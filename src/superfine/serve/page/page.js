@@ -6,7 +6,7 @@ import { compare } from "./viewer.js";
  * As superfine.serve.schema says it.
  * @typedef {{id: string, name: string, kind: "picture" | "video" | "animation", rows: number, cols: number, frames: number,
  *   seconds: number, bytes: number, recommended: {model: string, scale: number, why: string}, notes: string[], expires: number}} Upload
- * @typedef {{id: string, upload: string | null, name: string,
+ * @typedef {{id: string, upload: string | null, name: string, source_name: string,
  *   status: "queued" | "running" | "done" | "failed" | "cancelled" | "expired", progress: number, seconds_left: number | null,
  *   position: number | null, message: string, model: string, scale: number, rows: number, cols: number, output_rows: number,
  *   output_cols: number, result: {name: string, bytes: number, type: string} | null, guess_map: boolean,
@@ -24,10 +24,11 @@ import { compare } from "./viewer.js";
  */
 
 const API = "api/v1";
-/** Browsers open six connections to a server at most, over all tabs. */
-const MOST_STREAMS = 2;
 const MOST_UPLOADS = 2;
 const POLL_SECONDS = 3;
+const LONGEST_PAUSE_SECONDS = 30;
+/** The most that a side can grow. */
+const MOST_TIMES = 16;
 const SCALES = [2, 3, 4, 6, 8, 12, 16];
 const EXACT = "exact";
 const FINAL = ["done", "failed", "cancelled", "expired"];
@@ -46,8 +47,8 @@ const state = {
   /** @type {Model[]} */ models: [],
   /** @type {Limits | null} */ limits: null,
   /** @type {Set<string>} */ removed: new Set(),
-  /** @type {Record<string, string>} */ names: {},
   trouble: "",
+  locked: false, // the server wants its token
 };
 
 // ---- Words
@@ -117,11 +118,11 @@ function consistencyText(job) {
   return found.psnr === null ? [] : [`Made small again by ${found.operator} it agrees with the source to ${found.psnr.toFixed(1)} dB.`];
 }
 
+/** @param {string} text */
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 /** A sentence of the server without the name that it stands beside. @param {string} message @param {string} name */
-function unnamed(message, name) {
-  const rest = message.startsWith(`${name}: `) ? message.slice(name.length + 2) : message;
-  return rest.charAt(0).toUpperCase() + rest.slice(1);
-}
+const unnamed = (message, name) => sentence(message.startsWith(`${name}: `) ? message.slice(name.length + 2) : message);
 
 // ---- What is asked for
 
@@ -164,6 +165,8 @@ export function requestOf(upload, choices) {
 export function objection(upload, choices) {
   const size = outputSize(upload, choices);
   if (size === null) return "Give width and height in whole pixels, or choose a factor.";
+  if (size[0] < upload.rows || size[1] < upload.cols) return `That is smaller than ${sizeText(upload.rows, upload.cols)}, which it is already.`;
+  if (size[0] > MOST_TIMES * upload.rows || size[1] > MOST_TIMES * upload.cols) return `That is more than ${MOST_TIMES} times the size, which is the most.`;
   const most = state.limits?.result_megapixels ?? Infinity;
   if ((size[0] * size[1]) / 1e6 > most) return `That would be ${DIGITS.format((size[0] * size[1]) / 1e6)} megapixels; this server makes up to ${DIGITS.format(most)}.`;
   if (upload.kind !== "picture") {
@@ -174,16 +177,23 @@ export function objection(upload, choices) {
   return "";
 }
 
+/** Somebody sent it to the server: its name is an id. @param {Model} model */
+const isUploaded = (model) => /^[0-9a-f]{32}$/.test(model.name);
+
+/** What a job calls it: of the networks that come with superfine the family, which has one for each scale. @param {Model} model */
+export const valueOf = (model) => (isUploaded(model) ? model.name : model.family);
+
 /** For the menu: names with what they are, what suits the kind first. @param {Model[]} models @param {Upload} upload @returns {[string, Model[]][]} */
 export function menu(models, upload) {
   const film = upload.kind !== "picture";
   const first = new Map();
-  for (const model of models) if (model.scale !== 1 && !first.has(model.family)) first.set(model.family, model);
+  for (const model of models) if (model.scale !== 1 && !isUploaded(model) && !first.has(model.family)) first.set(model.family, model);
   const families = [...first.values()];
   /** @type {[string, Model[]][]} */
   const groups = [
     ["For video", families.filter((model) => film && model.frames > 1)],
     ["Networks", families.filter((model) => model.scale > 1 && model.frames <= 1)],
+    ["Uploaded", models.filter((model) => isUploaded(model) && (film || model.frames <= 1))],
     ["Classical", families.filter((model) => model.scale === 0)],
   ];
   return groups.filter(([, members]) => members.length > 0);
@@ -193,15 +203,15 @@ export function menu(models, upload) {
 
 /** Said by the server, in words for people. */
 class Refusal extends Error {
-  /** @param {number} status @param {string} message @param {number} wait in seconds */
-  constructor(status, message, wait) {
+  /** @param {number} status @param {string} message @param {number} wait seconds that the server asks for; 0: none */
+  constructor(status, message, wait = 0) {
     super(message);
     this.status = status;
     this.wait = wait;
   }
   /** The same request may succeed later. */
   get passing() {
-    return this.status === 429 || this.status === 503;
+    return [401, 429, 503].includes(this.status);
   }
 }
 
@@ -215,7 +225,14 @@ function refusal(status, text, wait) {
   } catch {
     message = `The server answered ${status} without a reason; its terminal may say more.`;
   }
-  return new Refusal(status, message, Math.min(Math.max(Number(wait) || POLL_SECONDS, 1), 60));
+  return new Refusal(status, message, Math.min(Math.max(Number(wait) || 0, 0), 60));
+}
+
+/** @param {Response} answer */
+async function refusalOf(answer) {
+  const error = refusal(answer.status, await answer.text(), answer.headers.get("Retry-After"));
+  if (error.status === 401) lock();
+  return error;
 }
 
 /** @param {string} path @param {string} method @param {unknown} body */
@@ -225,16 +242,17 @@ async function ask(path, method = "GET", body = undefined) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(`${API}/${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });
+    answer = await fetch(`${API}/${path}`, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store", keepalive: method === "DELETE" });
   } catch {
-    throw new Refusal(0, GONE, POLL_SECONDS);
+    throw new Refusal(0, GONE);
   }
+  if (!answer.ok) throw await refusalOf(answer);
   const text = await answer.text();
-  if (!answer.ok) throw refusal(answer.status, text, answer.headers.get("Retry-After"));
   return text ? JSON.parse(text) : null;
 }
 
-/** @param {File} file @param {string} name @param {(share: number) => void} tell @param {AbortSignal} signal @returns {Promise<Upload>} */
+/** Null where it was called off. @param {File} file @param {string} name @param {(share: number) => void} tell @param {AbortSignal} signal
+ * @returns {Promise<Upload | null>} */
 function send(file, name, tell, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch doesn't tell how much was sent
@@ -243,18 +261,23 @@ function send(file, name, tell, signal) {
     request.open("POST", `${API}/uploads`);
     request.setRequestHeader("X-Superfine", "1");
     request.upload.onprogress = (event) => tell(event.lengthComputable ? event.loaded / event.total : 0);
+    request.upload.onload = () => tell(1);
     request.onload = () => {
       if (request.status === 201) resolve(JSON.parse(request.responseText));
       else reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
     };
-    request.onerror = () => reject(new Refusal(0, "It couldn't be sent: it can't be read any more, or superfine doesn't answer.", POLL_SECONDS));
+    request.onerror = () => reject(new Refusal(0, GONE));
+    request.onabort = () => resolve(null);
     signal.addEventListener("abort", () => request.abort());
     request.send(form);
   });
 }
 
-/** @param {number} seconds */
-const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+/** Before a request is sent again: for as long as its refusal asks, and until the token is there. @param {Refusal} error */
+async function pauseAfter(error) {
+  await new Promise((resolve) => setTimeout(resolve, 1000 * (error.wait || POLL_SECONDS)));
+  await entrance;
+}
 
 // ---- The list
 
@@ -283,7 +306,7 @@ function merged(items, jobs, asked) {
   const kept = items.filter((item) => !item.job || listed.has(item.job.id) || item.changed > asked);
   for (const item of kept) if (item.job && item.changed <= asked) item.job = listed.get(item.job.id) ?? item.job;
   const fresh = jobs.filter((job) => !known.has(job.id) && !state.removed.has(job.id)).reverse();
-  return [...fresh.map((job) => newItem({ name: state.names[job.id] ?? job.name, job })), ...kept];
+  return [...fresh.map((job) => newItem({ name: job.source_name, job })), ...kept];
 }
 
 /** @param {Item} item @param {Job} job */
@@ -291,9 +314,14 @@ function hear(item, job) {
   const before = item.job?.status;
   item.job = job;
   item.changed = performance.now();
-  if (before === job.status) return;
-  if (job.status === "done") announce(`${item.name} is done.`);
-  if (job.status === "failed") announce(`${item.name} failed: ${job.message}`);
+  tell(item, before);
+}
+
+/** @param {Item} item @param {Job["status"] | undefined} before */
+function tell(item, before) {
+  if (!item.job || item.job.status === before) return;
+  if (item.job.status === "done") announce(`${item.name} is done.`);
+  if (item.job.status === "failed") announce(`${item.name} failed: ${unnamed(item.job.message, item.name)}`);
 }
 
 /** @param {Iterable<File>} files */
@@ -326,14 +354,18 @@ function sendAll() {
 async function sendOne(item, file) {
   const controller = new AbortController();
   sending.set(item.key, controller);
-  while (!item.upload && !item.error && !controller.signal.aborted) {
+  paint();
+  const wanted = () => state.items.includes(item);
+  while (!item.upload && !item.error && wanted()) {
     try {
       const upload = await send(file, item.name, (share) => {
         item.sent = share;
+        if (share > 0) item.held = "";
         paint();
       }, controller.signal);
-      if (!state.items.includes(item)) {
-        ask(`uploads/${upload.id}`, "DELETE").catch(() => {});
+      if (!upload) break;
+      if (!wanted()) {
+        await discard(upload.id);
         break;
       }
       item.upload = upload;
@@ -341,13 +373,14 @@ async function sendOne(item, file) {
       item.held = "";
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      if (error.passing) {
-        item.held = error.message;
+      if (error.status === 401) lock();
+      if (error.passing || (error.status === 0 && (await unreachable()))) {
+        [item.held, item.sent] = [error.message, 0];
         paint();
-        await pause(error.wait);
+        await pauseAfter(error);
       } else {
-        item.error = error.message;
-        announce(`${item.name}: ${item.error}`);
+        item.error = error.status === 0 ? "It couldn't be sent: it has changed or is gone from the disk. Add it again." : error.message;
+        if (wanted()) announce(`${item.name}: ${item.error}`);
       }
     }
   }
@@ -355,6 +388,9 @@ async function sendOne(item, file) {
   paint();
   sendAll();
 }
+
+/** The server doesn't answer anything, or wants its token first. */
+const unreachable = () => ask("health").then(() => false, (error) => [0, 401].includes(error.status));
 
 let submitting = false;
 
@@ -370,8 +406,11 @@ async function submitAll() {
       if (item.wanted && state.items.includes(item)) {
         hear(item, job);
         item.error = "";
+        // It may have been listed before it was answered.
+        state.items = state.items.filter((each) => each === item || each.job?.id !== job.id);
       } else {
         await drop(job); // changed their mind while it was on its way
+        if (!state.items.includes(item)) await discard(job.upload);
       }
       [item.wanted, item.held] = [false, ""];
     } catch (error) {
@@ -379,7 +418,7 @@ async function submitAll() {
       if (error.passing || error.status === 0) {
         item.held = error.message;
         paint();
-        await pause(error.wait);
+        await pauseAfter(error);
       } else {
         [item.wanted, item.held, item.error] = [false, "", error.message];
         announce(`${item.name}: ${item.error}`);
@@ -406,6 +445,11 @@ async function drop(job) {
   await ask(`jobs/${job.id}`, "DELETE").catch(() => {});
 }
 
+/** Throw a source away that nothing on this page is made of. @param {string} upload */
+async function discard(upload) {
+  if (!state.items.some((item) => sourceOf(item) === upload)) await ask(`uploads/${upload}`, "DELETE").catch(() => {});
+}
+
 /** @param {Item} item */
 async function cancel(item) {
   item.wanted = false;
@@ -418,12 +462,10 @@ async function cancel(item) {
     announce(`${item.name} is cancelled.`);
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
-    if (error.status !== 409) item.error = error.message; // 409: it had ended by then
-    await refresh();
+    if (![0, 401, 409].includes(error.status)) item.error = error.message; // 409: it had ended by then
   }
   item.stopping = false;
-  paint();
-  watch();
+  await update();
 }
 
 /** @param {Item[]} items */
@@ -436,20 +478,24 @@ async function remove(items) {
   const neighbour = next[Math.min(place, next.length - 1)];
   (neighbour ? cards.get(neighbour.key)?.parts.remove : choose)?.focus();
   for (const item of items) {
-    sending.get(item.key)?.abort();
+    // What has arrived already is thrown away once its id is known.
+    if (item.sent < 1) sending.get(item.key)?.abort();
     item.wanted = false;
     if (item.job) state.removed.add(item.job.id);
     if (item.job) await ask(`jobs/${item.job.id}`, "DELETE").catch(() => {});
-    const upload = sourceOf(item);
-    if (upload && !state.items.some((other) => sourceOf(other) === upload)) await ask(`uploads/${upload}`, "DELETE").catch(() => {});
+    if (sourceOf(item)) await discard(sourceOf(item));
   }
 }
 
 /** The same file once more, with settings to change. @param {Item} item */
 async function again(item) {
-  item.upload ??= await uploadOf(sourceOf(item));
+  try {
+    item.upload ??= await ask(`uploads/${sourceOf(item)}`);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    item.error = error.status === 404 ? "The original is gone from the server: add it again." : error.message;
+  }
   if (!item.upload) {
-    item.error = "The original is gone from the server: add it again.";
     paint();
     return;
   }
@@ -461,97 +507,193 @@ async function again(item) {
   card?.root.scrollIntoView({ block: "nearest" });
 }
 
-// ---- What this tab remembers: files that no job was made of yet, and what the sources of jobs were called
+// ---- What this tab remembers: files that no job was made of yet
 
-const MEMORY = "superfine";
+const MEMORY = "superfine-waiting";
 
-/** @typedef {{waiting: {id: string, choices: Choices}[], names: Record<string, string>}} Memory */
+/** @typedef {{id: string, choices: Choices}[]} Memory */
 
 function remember() {
   const waiting = state.items.filter((item) => !item.job && item.upload).map((item) => ({ id: item.upload?.id, choices: item.choices }));
-  const names = Object.fromEntries(state.items.filter((item) => item.job).map((item) => [item.job?.id, item.name]));
-  sessionStorage.setItem(MEMORY, JSON.stringify({ waiting, names }));
+  sessionStorage.setItem(MEMORY, JSON.stringify(waiting));
 }
 
-/** @returns {Memory} */
-function remembered() {
-  try {
-    return { waiting: [], names: {}, ...JSON.parse(sessionStorage.getItem(MEMORY) ?? "{}") };
-  } catch {
-    return { waiting: [], names: {} };
-  }
-}
-
-/** @param {Memory["waiting"]} waiting */
-async function recall(waiting) {
+async function recall() {
+  /** @type {Memory} */
+  const waiting = JSON.parse(sessionStorage.getItem(MEMORY) ?? "[]");
   for (const { id, choices } of waiting) {
-    const upload = await uploadOf(id);
+    const upload = await ask(`uploads/${id}`).catch(() => null);
     if (upload) state.items.push(newItem({ name: upload.name, bytes: upload.bytes, upload, choices: { ...recommended(upload), ...choices } }));
   }
 }
 
-/** Null where it's gone. @param {string} id @returns {Promise<Upload | null>} */
-const uploadOf = (id) => ask(`uploads/${id}`).catch(() => null);
+// ---- The token
+
+let entrance = Promise.resolve();
+let enter = () => {};
+
+/** Nothing more is asked for until the token is there. */
+function lock() {
+  if (state.locked) return;
+  state.locked = true;
+  entrance = new Promise((resolve) => (enter = resolve));
+  trip(new Refusal(401, LOCKED));
+}
+
+const LOCKED = "superfine wants its token, perhaps because it was started again: paste the address that it showed then, or the token alone.";
+
+/** @param {string} text the token, or the address that has it */
+export const tokenIn = (text) => /[?&]token=([^&#\s]+)/.exec(text)?.[1] ?? text.trim();
+
+/** @param {string} text */
+async function unlock(text) {
+  const answer = await fetch(`./?token=${encodeURIComponent(tokenIn(text))}`, { cache: "no-store" }).catch(() => null);
+  if (!answer?.ok) {
+    state.trouble = answer?.status === 401 ? "That isn't this server's token. Look for the newest address that it showed." : GONE;
+    paint();
+    return;
+  }
+  await update();
+  choose.focus();
+}
 
 // ---- Staying up to date
 
-/** @type {Map<string, EventSource>} */
-const streams = new Map();
+/** The job whose events come. Browsers open six connections to a server at most, over all tabs: one stream is enough for each. */
+let heard = "";
+let stream = new AbortController();
 let timer = 0;
+/** Since something was heard. */
+let failures = 0;
 
-async function refresh() {
-  const asked = performance.now();
-  try {
-    const before = new Map(state.items.map((item) => [item.key, item.job?.status]));
-    state.items = merged(state.items, await ask("jobs"), asked);
-    for (const item of state.items) {
-      const was = before.get(item.key);
-      if (item.job && was && was !== item.job.status && item.job.status === "done") announce(`${item.name} is done.`);
-    }
-    state.trouble = "";
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    state.trouble = error.status === 401 ? "This server wants its token: open the address that `superfine serve` printed, with ?token= in it." : error.message;
-  }
-  paint();
+/** What the server takes and has, once. */
+async function learn() {
+  if (state.limits) return;
+  const [health, models] = await Promise.all([ask("health"), ask("models")]);
+  state.models = models;
+  state.limits = health.limits;
+  say(element("limits"), `Up to ${bytesText(health.limits.upload_bytes)} and ${DIGITS.format(health.limits.megapixels)} megapixels. Results are kept for ${DIGITS.format(health.limits.hours_kept)} hours.`);
+  say(element("about"), `superfine ${health.version}`);
 }
 
-/** Listen to the jobs that are next; look at the others now and then. */
-function watch() {
-  const open = state.items.filter((item) => item.job && !FINAL.includes(item.job.status));
-  const rank = (/** @type {Item} */ item) => (item.job?.status === "running" ? 0 : item.job?.position ?? 1);
-  const heard = [...open].sort((one, other) => rank(one) - rank(other)).slice(0, MOST_STREAMS);
-  const wanted = new Set(heard.map((item) => /** @type {Job} */ (item.job).id));
-  for (const [id, stream] of streams) {
-    if (wanted.has(id) && stream.readyState !== EventSource.CLOSED) continue;
-    stream.close();
-    streams.delete(id);
+async function refresh() {
+  await learn();
+  const asked = performance.now();
+  /** @type {Job[]} */
+  const jobs = await ask("jobs");
+  const before = new Map(state.items.map((item) => [item, item.job?.status]));
+  state.items = merged(state.items, jobs, asked);
+  for (const item of state.items) if (before.get(item)) tell(item, before.get(item));
+}
+
+/** Look at all jobs, then listen to the next one; where the server doesn't let us, less and less often. */
+async function update() {
+  const { locked } = state;
+  try {
+    await refresh();
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    trip(error);
+    return;
   }
-  if (!state.trouble) for (const id of wanted) if (!streams.has(id)) streams.set(id, listen(id));
+  if (state.locked && !locked) return; // what was asked for before says nothing
+  if (locked) enter();
+  state.locked = false;
+  const quiet = document.hidden || unfinished().length === 0;
+  if (quiet) failures = 0;
+  if (failures === 0) state.trouble = "";
+  paint();
+  watch();
+}
+
+/** Jobs that are to be done or in work, the first ones first. */
+function unfinished() {
+  const jobs = state.items.flatMap((item) => (item.job && !FINAL.includes(item.job.status) ? [item.job] : []));
+  const rank = (/** @type {Job} */ job) => (job.status === "running" ? 0 : job.position ?? 1);
+  return jobs.sort((one, other) => rank(one) - rank(other));
+}
+
+/** Listen to the job that is next, and look at the others now and then. */
+function watch() {
   clearTimeout(timer);
-  const silent = [...streams.values()].some((stream) => stream.readyState !== EventSource.OPEN);
-  if (open.length > streams.size || silent || state.trouble) timer = setTimeout(() => refresh().then(watch), 1000 * POLL_SECONDS);
+  if (state.locked) return;
+  const open = unfinished();
+  const next = document.hidden || open.length === 0 ? "" : open[0].id;
+  if (next !== heard) {
+    hush();
+    if (next) listen(next);
+  }
+  if (failures > 0) timer = setTimeout(update, 1000 * pauseSeconds(failures, 0));
+  else if (open.length > (heard ? 1 : 0)) timer = setTimeout(update, 1000 * POLL_SECONDS);
+}
+
+function hush() {
+  stream.abort();
+  heard = "";
 }
 
 /** @param {string} id */
-function listen(id) {
-  const stream = new EventSource(`${API}/jobs/${id}/events`);
-  stream.addEventListener("job", (event) => {
-    const job = /** @type {Job} */ (JSON.parse(event.data));
-    const item = state.items.find((each) => each.job?.id === id);
-    if (item) hear(item, job);
-    const ended = !item || FINAL.includes(job.status);
-    if (ended) {
-      stream.close();
-      refresh().then(watch);
+async function listen(id) {
+  const controller = new AbortController();
+  [stream, heard] = [controller, id];
+  try {
+    for await (const job of changesOf(id, controller.signal)) {
+      const item = state.items.find((each) => each.job?.id === id);
+      if (item) hear(item, job);
+      [failures, state.trouble] = [0, ""];
+      paint();
+      if (FINAL.includes(job.status)) break;
     }
-    paint();
-  });
-  stream.addEventListener("error", () => {
-    if (!FINAL.includes(state.items.find((each) => each.job?.id === id)?.job?.status ?? "done")) refresh().then(watch);
-  });
-  return stream;
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (!controller.signal.aborted) trip(error);
+    return;
+  }
+  if (controller.signal.aborted) return;
+  hush();
+  const ended = state.items.every((item) => item.job?.id !== id || FINAL.includes(item.job.status));
+  if (ended) await update();
+  else trip(new Refusal(0, ""));
 }
+
+/** A job at each change, until the server ends that. An EventSource that is refused doesn't say why, nor for how long.
+ * @param {string} id @param {AbortSignal} signal @returns {AsyncGenerator<Job>} */
+async function* changesOf(id, signal) {
+  const lost = () => {
+    throw new Refusal(0, GONE);
+  };
+  const answer = await fetch(`${API}/jobs/${id}/events`, { cache: "no-store", signal }).catch(lost);
+  if (!answer.ok || !answer.body) throw await refusalOf(answer);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(lost);
+    if (done) return;
+    const events = (text + value).split("\n\n");
+    text = events.pop() ?? "";
+    for (const event of events) {
+      const data = /^data: (.*)$/m.exec(event);
+      if (data) yield JSON.parse(data[1]);
+    }
+  }
+}
+
+/** Seconds to wait after so many failures. @param {number} count @param {number} wait that the server asks for */
+export const pauseSeconds = (count, wait) => Math.max(Math.min(2 ** (count - 1), LONGEST_PAUSE_SECONDS), wait);
+
+/** Say what is wrong, and try again later: without the token not before it is there. @param {Refusal} error */
+function trip(error) {
+  hush();
+  clearTimeout(timer);
+  failures += 1;
+  // A stream that ends early, or whose job is gone, isn't news: what is asked for next tells.
+  const silently = error.message === "" || error.status === 404;
+  if (!silently) state.trouble = state.locked ? LOCKED : error.status === 0 ? GONE : `${sentence(error.message)}. Trying again \u2026`;
+  if (!state.locked) timer = setTimeout(update, 1000 * pauseSeconds(failures, error.wait));
+  paint();
+}
+
+document.addEventListener("visibilitychange", () => (document.hidden ? watch() : update()));
 
 // ---- On the page
 
@@ -612,8 +754,9 @@ function furnish(parts, upload) {
     const group = document.createElement("optgroup");
     group.label = name;
     for (const model of models) {
-      found ||= model.family === best;
-      group.append(new Option(model.family === best ? `${model.family} (recommended)` : model.family, model.family));
+      const value = valueOf(model);
+      found ||= value === best;
+      group.append(new Option(value === best ? `${model.family} (recommended)` : model.family, value));
     }
     parts.model.append(group);
   }
@@ -669,7 +812,11 @@ function spread(from) {
 
 /** @param {Record<string, any>} parts @param {Item} item @param {Upload} upload @param {Choices} choices */
 function paintSettings(parts, item, upload, choices) {
-  if (parts.model.options.length === 0) furnish(parts, upload);
+  if (parts.model.options.length === 0) {
+    furnish(parts, upload);
+    const offered = [...parts.model.options].map((option) => option.value);
+    if (!offered.includes(choices.model)) choices.model = upload.recommended.model; // an uploaded network that is gone
+  }
   write(parts, choices);
   parts.exact.hidden = choices.scale !== EXACT;
   const size = outputSize(upload, choices);
@@ -678,8 +825,8 @@ function paintSettings(parts, item, upload, choices) {
   parts.quality.disabled = !LOSSY.includes(format);
   parts.sharpness.disabled = !takesSharpness(choices);
   say(parts["sharpness-value"], !takesSharpness(choices) ? "(only photo)" : choices.sharpness > 0 ? `${Math.round(100 * choices.sharpness)} %` : "faithful");
-  const about = state.models.find((model) => model.family === choices.model);
-  say(parts.hint, choices.sharpness > 0 && takesSharpness(choices) ? "Sharpness makes up texture that the picture doesn't hold." : about ? `${choices.model}: ${about.summary}.` : "");
+  const about = state.models.find((model) => valueOf(model) === choices.model);
+  say(parts.hint, choices.sharpness > 0 && takesSharpness(choices) ? "Sharpness makes up texture that the picture doesn't hold." : about ? `${about.family}: ${about.summary}.` : "");
   parts.spread.hidden = state.items.filter((each) => phaseOf(each) === "ready").length < 2;
 }
 
@@ -696,6 +843,7 @@ function stateText(item) {
   if (item.job) return progressText(item.job);
   if (item.upload) return item.held ? `Waiting: ${item.held}` : "Handing in";
   if (!sending.has(item.key)) return "Waiting to be sent";
+  if (item.held) return "Waiting";
   return item.sent >= 1 ? "Looking at it" : `Sending, ${Math.floor(100 * item.sent)} %`;
 }
 
@@ -740,9 +888,9 @@ function paintCard(card, item) {
   }
   parts.notes.hidden = notes.length === 0;
 
-  parts.settings.hidden = phase !== "ready";
+  parts.settings.hidden = phase !== "ready" || !state.limits; // what there is to choose isn't known yet
   parts.settings.setAttribute("aria-label", `Settings of ${item.name}`);
-  if (phase === "ready" && upload && item.choices) paintSettings(parts, item, upload, item.choices);
+  if (!parts.settings.hidden && upload && item.choices) paintSettings(parts, item, upload, item.choices);
 
   const moves = ["sending", "waiting", "queued", "running"].includes(phase);
   parts.running.hidden = !moves;
@@ -795,7 +943,7 @@ function open(item) {
     after: shows ? { kind: still ? "picture" : "film", source: `${API}/jobs/${job.id}/view` } : null,
     guess: job.guess_map ? `${API}/jobs/${job.id}/guess-map` : null,
     download: `${API}/jobs/${job.id}/result`,
-    note: shows ? "" : "Browsers don't show this kind of video; download it to see it.",
+    note: !shows ? "Browsers don't show this kind of video; download it to see it." : still || from ? "" : "Of the original the first frame is shown.",
   });
 }
 
@@ -840,7 +988,9 @@ function paint() {
   /** @type {HTMLButtonElement} */ (element("clear")).disabled = !items.some((item) => FINAL.includes(phaseOf(item)));
   const trouble = element("trouble");
   say(trouble, state.trouble);
-  trouble.hidden = state.trouble === "";
+  element("banner").hidden = state.trouble === "";
+  element("token-form").hidden = !state.locked;
+  element("retry").hidden = state.locked;
   const running = items.filter((item) => phaseOf(item) === "running");
   const share = running.reduce((sum, item) => sum + (item.job?.progress ?? 0), 0) / Math.max(running.length, 1);
   remember();
@@ -849,6 +999,13 @@ function paint() {
 
 // ---- Hands
 
+element("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const token = /** @type {HTMLInputElement} */ (element("token"));
+  unlock(token.value);
+  token.value = "";
+});
+element("retry").addEventListener("click", update);
 choose.addEventListener("click", () => input.click());
 input.addEventListener("change", () => {
   add(input.files ?? []);
@@ -895,22 +1052,8 @@ async function begin() {
   if (!["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) {
     element("privacy").textContent = `Your files go to the superfine on ${location.host}, and to nobody else.`;
   }
-  const memory = remembered();
-  state.names = memory.names;
-  try {
-    const [health, models] = await Promise.all([ask("health"), ask("models")]);
-    state.limits = health.limits;
-    state.models = models;
-    say(element("limits"), `Up to ${bytesText(health.limits.upload_bytes)} and ${DIGITS.format(health.limits.megapixels)} megapixels. Results are kept for ${DIGITS.format(health.limits.hours_kept)} hours.`);
-    say(element("about"), `superfine ${health.version}`);
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    state.trouble = error.message;
-  }
-  await refresh();
-  await recall(memory.waiting);
-  paint();
-  watch();
+  await recall();
+  await update();
   document.documentElement.dataset.ready = "";
 }
 
