@@ -296,6 +296,12 @@ def test_a_guess_map_comes_with_a_lossless_result(server: Server) -> None:
     assert server.made(encoded("jpeg"), "photo.jpg", format="jpg")["name"] == "photo_x2.jpg"
 
 
+def test_what_is_said_of_a_guess_map_names_no_file_of_the_server(server: Server) -> None:
+    done = server.made(encoded("png"), model="balanced", guess_map=True)
+    assert (done["status"], done["guess_map"]) == ("done", True)
+    assert not [note for note in done["notes"] if "guess" in note]
+
+
 def test_a_video(server: Server, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
     upload = server.upload(clip.read_bytes(), "holiday.avi").json()

@@ -250,7 +250,8 @@ def _upscale(request: Facts, listener: Progress) -> Facts:
     return {
         "model": result.model,
         "bytes": output.stat().st_size,
-        "notes": list(result.notes),
+        # The page shows the map itself, and nobody sees how its files are called.
+        "notes": [note for note in result.notes if not note.startswith("guess map: ")],
         "consistency": None if result.consistency is None else asdict(result.consistency),
         "frames": 1 if result.video is None else result.video.frames,
     }
