@@ -117,9 +117,11 @@ def test_the_errors_are_those_of_the_shipped_network():
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_grain_lies_in_both_pictures_alike(scale):
     """What is added to the small patch is what is added to the large one, reduced; half of them stay as they are."""
-    config = recipe(f"scale={scale}", f"guess.errors_of=fast-x{scale}", "guess.grain=10")
+    config = recipe(
+        f"scale={scale}", f"guess.errors_of=fast-x{scale}", "guess.grain=10", "stages.0.batch=400", "stages.0.patch=8"
+    )
     grey = Batch(torch.full((400, 1, 8, 8), 0.5), torch.full((400, 1, 8 * scale, 8 * scale), 0.5))
-    made = with_grain(grey, config, 7)
+    made = with_grain(grey, config, 7, slice(None))
     small, noise = (np.asarray(part - 0.5, np.float64) for part in made)
     sigma = made.large.std((1, 2, 3)).numpy() * 255
     assert 0.4 < np.mean(sigma == 0) < 0.6
@@ -128,14 +130,16 @@ def test_grain_lies_in_both_pictures_alike(scale):
     for place in (int(sigma.argmax()), int(np.median(np.flatnonzero(sigma > 0)))):
         wanted = resize(noise[place, 0][..., None], (8, 8))
         np.testing.assert_allclose(small[place, 0], wanted[..., 0], atol=1e-6)
-    again, other = with_grain(grey, config, 7), with_grain(grey, config, 8)
+    again, other = with_grain(grey, config, 7, slice(None)), with_grain(grey, config, 8, slice(None))
     assert torch.equal(again.large, made.large)
     assert not torch.equal(other.large, made.large)
+    mine = with_grain(Batch(*(part[1::2] for part in grey)), config, 7, slice(1, None, 2))
+    assert torch.equal(mine.large, made.large[1::2]), "processes that share a batch see the noise of one alone"
 
 
 def test_without_grain_patches_stay():
     batch = Batch(torch.rand(2, 1, 4, 4), torch.rand(2, 1, 8, 8))
-    assert with_grain(batch, recipe(), 1) is batch
+    assert with_grain(batch, recipe(), 1, slice(None)) is batch
 
 
 @pytest.mark.parametrize("named", ["fast-x3", "photo-x2"])

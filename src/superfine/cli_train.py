@@ -3,9 +3,12 @@
 import importlib.util
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Self
 
 import typer
@@ -69,13 +72,18 @@ def train(
         raise UsageError("--data is missing: the folder that holds the pictures")
     if output is not None and source is None:
         raise UsageError("-o goes with --from; a trained run is written by: superfine export RUN -o model.onnx")
+    if source is not None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("--from takes one process; for several give a recipe, whose start_from names the network")
     need("training")
     # Pictures are decoded and degraded beside the network: more threads there would only take its cores.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")
     from superfine.train.config import read_recipe
     from superfine.train.loop import train as train_run
+    from superfine.train.nodes import StoppedError, ToldError
 
-    listener = _Lines() if as_json else _Bar()
+    # Of several processes the first one talks.
+    kind = _Silence if os.environ.get("RANK", "0") != "0" else _Lines if as_json else _Bar
+    listener = kind()
     try:
         with listener:
             if source is not None:
@@ -90,6 +98,11 @@ def train(
     except KeyboardInterrupt:
         listener.say("stopped; --resume goes on from the last state that was saved")
         raise typer.Exit(130) from None
+    except StoppedError as error:
+        listener.say(str(error))
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    except ToldError:
+        raise typer.Exit(1) from None
 
 
 def _tune(
@@ -155,14 +168,34 @@ def need(purpose: str) -> None:
         raise MissingExtraError(purpose, "train")
 
 
-class _Lines(Listener):
-    """One line of JSON for each thing, on standard output."""
+class _Silence(Listener):
+    """Says nothing. SIGTERM, which clusters send before they take a machine away, stops the run after its next step."""
+
+    def __init__(self) -> None:
+        self._steps = self._asked = False
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._stop)
         return self
 
     def __exit__(self, *error: object) -> None:
-        return None
+        if signal.getsignal(signal.SIGTERM) == self._stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def stops(self) -> bool:
+        self._steps = True
+        return self._asked
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._asked = True
+        if not self._steps:  # nothing is to be saved yet
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+class _Lines(_Silence):
+    """One line of JSON for each thing, on standard output."""
 
     def say(self, text: str) -> None:
         print(json.dumps({"say": text}), flush=True)  # noqa: T201
@@ -171,10 +204,11 @@ class _Lines(Listener):
         print(json.dumps(_facts(moment)), flush=True)  # noqa: T201
 
 
-class _Bar(Listener):
+class _Bar(_Silence):
     """A bar with time left on a terminal; elsewhere a line for each validation."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._bar: Any = None
         self._task: Any = None
         self._psnr = ""
@@ -188,9 +222,10 @@ class _Bar(Listener):
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=None)
             self._bar.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         if self._bar is not None:
             self._bar.stop()
 

@@ -64,18 +64,19 @@ def absolute_error(judged: Any, small: torch.Tensor, large: torch.Tensor) -> tor
     return (made - large).abs()
 
 
-def with_grain(batch: Batch, config: TrainConfig, step: int) -> Batch:
+def with_grain(batch: Batch, config: TrainConfig, step: int, part: slice) -> Batch:
     """`batch` with noise in half of its large patches, as the recipe's `guess.grain` says, and what it is made small.
 
-    White, or blurred a little as cameras do. A pure function of the seed and the step.
+    White, or blurred a little as cameras do. A pure function of the seed, the step, and which part of the step's batch
+    `batch` is.
     """
     if config.guess is None or not config.guess.grain:
         return batch
     draw = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    count = len(batch.large)
-    octaves, white, noisy = torch.rand(3, count, 1, 1, 1, generator=draw)
+    count = config.stage_at(step).batch
+    octaves, white, noisy = torch.rand(3, count, 1, 1, 1, generator=draw)[:, part]
     sigma = config.guess.grain * torch.exp2(-5 * octaves) * (noisy < 0.5) / 255
-    noise = torch.randn(batch.large.shape, generator=draw)
+    noise = torch.randn(count, *batch.large.shape[1:], generator=draw)[part]
     noise = torch.where(white < 0.5, noise, reduced(noise, _SOFT / _SOFT.square().sum().sqrt(), 1))
     noise = (noise * sigma).to(batch.large.device)
     kernel = torch.from_numpy(resampler_kernel(4 * config.scale - config.scale % 2, config.scale, "bicubic"))

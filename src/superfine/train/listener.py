@@ -36,3 +36,7 @@ class Listener:
 
     def step(self, moment: Moment) -> None:
         """Some steps went by."""
+
+    def stops(self) -> bool:
+        """Asked after each step, in each process: whether to save the state and end; one yes is enough for all."""
+        return False

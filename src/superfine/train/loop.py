@@ -1,12 +1,14 @@
 """The training loop, from top to bottom. Fabric hides devices and processes, not the loop."""
 
-import logging
+import hashlib
 import math
-import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision.amp import MixedPrecision
 
 from superfine.classical.kernels import KernelReduction
 from superfine.errors import TrainingError
 from superfine.train.conclude import conclude
 from superfine.train.config import REDUCED, OptimizerConfig, TrainConfig
-from superfine.train.data import Batch, Batches, Pictures, SmallBatch, open_data, whole_pairs
+from superfine.train.data import Batch, Batches, Data, Pictures, SmallBatch, open_data, whole_pairs
 from superfine.train.guesses import ExpectedError, absolute_error, error_pairs, open_judged, with_grain
 from superfine.train.listener import Listener, Moment, Score
 from superfine.train.log import Log
 from superfine.train.losses import input_means, laplace, reach, reduced, weighted
 from superfine.train.nets import NETS
+from superfine.train.nodes import (
+    StoppedError,
+    agree,
+    begin_launch,
+    end_launch,
+    goes_on,
+    joined,
+    refuse,
+    restarted,
+    same_folder,
+    together,
+)
 from superfine.train.perception import PERCEIVED, Perception, Watchdog, serving
 from superfine.train.pretrained import STATE, load_pretrained
 from superfine.train.score import TorchEngine, score
@@ -49,26 +62,26 @@ def train(
 
     root: the folder that holds `config.data.folders`. Writes into `run`: `last.pt`
     and `best.pt`, `split.json`, and the log (`log.jsonl`, `loss.png`, `psnr.png`,
-    TensorBoard). Under torchrun the processes share each batch. Raises TrainingError
-    at a loss that is not finite, naming the step, where a critic's fight is lost, and
-    where `run` holds a run already and `go_on` is not said.
+    TensorBoard). Raises TrainingError at a loss that is not finite, naming the step, where
+    a critic's fight is lost, and where `run` holds a run already and `go_on` is not said;
+    StoppedError where the listener stops it, with the state of that step saved.
+
+    Under torchrun or Ray Train the processes share each batch; the first one alone writes into
+    `run` and calls the listener, which in the others is asked only whether to stop. All have to see the same
+    `root` and `run`, and to have the same config: TrainingError where they don't. What torchrun starts anew
+    after a failure goes on without `go_on`.
     """
     listener = listener or Listener()
-    if (run / STATE).exists() and not go_on:
-        raise TrainingError(f"{run} holds a run already; --resume goes on with it, --run names another folder")
-    with _torch_set_up(config):
-        fabric = _fabric(config)
+    with _torch_set_up(config), joined(config) as fabric:
+        state = _begin_together(fabric, config, run, go_on=go_on)
+        data = _open_in_turn(fabric, config, root, run, listener)
         lead = fabric.is_global_zero
-        state = resume(run / STATE, config) if (run / STATE).exists() else begin(config)
         if lead:
-            data = open_data(config, root, run, listener.say)
             listener.say(_how_judged(data.validation, config))
-            _check_patches(config, data.train)
-        fabric.barrier()
-        if not lead:  # what the first process decoded is read from its file
-            data = open_data(config, root, run, lambda text: None)
-        if config.features is not None and lead:
-            listener.say(f"features: {state.features}")
+            if config.features is not None:
+                listener.say(f"features: {state.features}")
+            if state.step == 0:
+                begin_launch(run)
         parts = _set_up(fabric, state, config)
         pictures = data.train.to(fabric.device)
         part = slice(fabric.global_rank, None, fabric.world_size)
@@ -78,27 +91,96 @@ def train(
             if record is not None:
                 record.begin()
             for step, batch in enumerate(batches, state.step + 1):
-                loss, of_critic = _train_step(parts, state, batch, config, step)
-                if not math.isfinite(loss):
-                    raise TrainingError(
-                        f"the loss is {loss} at step {step}; lower optimizer.rate, or look at the pictures of that step"
-                    )
+                own, of_critic = _train_step(parts, state, batch, config, step)
+                loss, stops = _heard(fabric, own, step, stops=listener.stops())
                 if watchdog is not None and of_critic is not None:
-                    watchdog.heed_critic(step, of_critic)
-                if record is not None:
-                    record.step(step, loss, of_critic)
+                    _heed(fabric, watchdog, step, of_critic)
+                note = partial(_note, record, step, loss, of_critic)
                 if _validates(step, config):
-                    fabric.barrier()
+                    together(fabric, note)
+                else:
+                    note()
+                if stops and step < config.steps:
+                    if record is not None:
+                        record.keep()
+                    raise StoppedError(f"stopped after step {step}, which is saved; --resume goes on from there")
         if record is not None:
-            record.log.draw()
-        if record is not None and config.guess is None:
-            sides = {
-                name: list(whole_pairs(side, config)) if side.scale == config.scale else []
-                for name, side in data._asdict().items()
-                if name != "train"
-            }
-            conclude(TorchEngine(state.ema, NETS[config.net]), _start(config), sides, run, listener.say)
+            _end(record, data, config, run, listener)
     return state
+
+
+def _begin_together(fabric: Fabric, config: TrainConfig, run: Path, *, go_on: bool) -> State:
+    """The state that all processes begin or go on with."""
+    lead, again = fabric.is_global_zero, restarted(fabric)
+    known = fabric.broadcast(together(fabric, lambda: lead and goes_on(run, asked=go_on, again=again)))
+    same_folder(fabric, run)
+    state = together(fabric, lambda: resume(run / STATE, config) if known else begin(config))
+    agree(fabric, _facts(config, run / STATE if known else None))
+    return state
+
+
+def _end(record: "_Record", data: Data, config: TrainConfig, run: Path, listener: Listener) -> None:
+    record.log.draw()
+    if config.guess is None:
+        sides = {
+            name: list(whole_pairs(side, config)) if side.scale == config.scale else []
+            for name, side in data._asdict().items()
+            if name != "train"
+        }
+        conclude(record.engine(), _start(config), sides, run, listener.say)
+    end_launch(run)
+
+
+def _facts(config: TrainConfig, gone_on_from: Path | None) -> dict[str, object]:
+    """What has to be the same in all processes, by the name that an error gives it."""
+    facts: dict[str, object] = dict(config.model_dump(mode="json"))
+    facts |= {f"version of {name}": version(name) for name in ("superfine", "torch")}
+    if gone_on_from is not None:
+        with gone_on_from.open("rb") as file:
+            facts[gone_on_from.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return facts
+
+
+def _open_in_turn(fabric: Fabric, config: TrainConfig, root: Path, run: Path, listener: Listener) -> Data:
+    """The pictures; what the first process decodes the others read from its file."""
+
+    def open_first() -> Data | None:
+        if not fabric.is_global_zero:
+            return None
+        data = open_data(config, root, run, listener.say)
+        _check_patches(config, data.train)
+        return data
+
+    first = together(fabric, open_first)
+    return together(fabric, lambda: first or open_data(config, root, run))
+
+
+def _heard(fabric: Fabric, loss: torch.Tensor, step: int, *, stops: bool) -> tuple[float, bool]:
+    """The mean loss over all processes, and whether one of them is to stop: by one exchange.
+
+    Raises TrainingError where that loss is not finite.
+    """
+    told: Any = fabric.all_reduce(torch.stack((loss, loss.new_tensor(float(stops)))), reduce_op="mean")
+    mean, share = told.tolist()
+    if not math.isfinite(mean):
+        refuse(
+            fabric,
+            f"the loss is {mean} at step {step}; lower optimizer.rate, or look at the pictures of that step",
+        )
+    return mean, share > 0
+
+
+def _heed(fabric: Fabric, watchdog: Watchdog, step: int, of_critic: float) -> None:
+    """Each process knows the critic's loss, so that all end where one does."""
+    try:
+        watchdog.heed_critic(step, of_critic)
+    except TrainingError as error:
+        refuse(fabric, str(error))
+
+
+def _note(record: "_Record | None", step: int, loss: float, of_critic: float | None) -> None:
+    if record is not None:  # in the first process
+        record.step(step, loss, of_critic)
 
 
 def _how_judged(validation: Pictures, config: TrainConfig) -> str:
@@ -123,49 +205,18 @@ def _check_patches(config: TrainConfig, pictures: Pictures) -> None:
 
 @contextmanager
 def _torch_set_up(config: TrainConfig) -> Iterator[None]:
-    """Threads and exactness as the run needs them; afterwards as they were."""
+    """Threads, exactness and warnings as the run needs them; afterwards as they were."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of layouts, where processes share gradients of kernels of one channel: nothing is wrong, or to be done.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(exact)
-
-
-class _InputsInFull(MixedPrecision):
-    """bf16 inside of networks; what goes in stays fp32, as in use.
-
-    In bf16, levels k/255 would come out brighter by 0.16 levels on average, and networks would learn to darken.
-    """
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-
-def _on_gpu(config: TrainConfig) -> bool:
-    return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-
-
-def _fabric(config: TrainConfig) -> Fabric:
-    """One process, or the processes that torchrun started."""
-    world, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    for stage in config.stages:
-        if stage.batch % world:
-            raise TrainingError(f"a batch of {stage.batch} can't be shared by {world} processes; make it a multiple")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of its precision each time
-    fabric = Fabric(
-        accelerator=config.device,
-        devices=here,
-        num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
-        plugins=[_InputsInFull("bf16-mixed", "cuda" if _on_gpu(config) else "cpu")]
-        if config.precision == "bf16"
-        else [],
-    )
-    fabric.launch()
-    return fabric
 
 
 @dataclass
@@ -188,32 +239,48 @@ def _set_up(fabric: Fabric, state: State, config: TrainConfig) -> _Parts:
         for name, value in kept.items():
             if isinstance(value, torch.Tensor) and name != "step":
                 kept[name] = value.to(fabric.device)
-    teacher = None
-    if config.teacher is not None:
-        lesson = load_pretrained(config.teacher.model).build()
-        if lesson.scale != config.scale or NETS[config.net].colour != lesson.colour:
-            raise TrainingError(
-                f"{config.teacher.model} can't teach {config.net} x{config.scale}: other scale or colour"
-            )
-        teacher = fabric.setup_module(lesson.requires_grad_(False).eval())
-    judged = None if config.guess is None else fabric.setup_module(open_judged(config).net)
+    teacher = together(fabric, lambda: _teacher(config))
+    judged = None if config.guess is None else together(fabric, lambda: open_judged(config).net)
     critic = critic_optimizer = None
     if state.opponent is not None:
         critic, critic_optimizer = fabric.setup(state.opponent.net, state.opponent.optimizer)
         critic.mark_forward_method("judge")
     trunk = None
     if config.features is not None and (found := serving(config)) is not None:
-        trunk = fabric.setup_module(VGGFeatures(found, tuple(config.features.layers)))
+        trunk = _Fixed(VGGFeatures(found, tuple(config.features.layers)), fabric)
     perception = Perception(config, trunk, critic, critic_optimizer)
-    return _Parts(fabric, wrapped, optimizer, teacher, judged, perception)
+    lesson, seen = (None if net is None else _Fixed(net, fabric) for net in (teacher, judged))
+    return _Parts(fabric, wrapped, optimizer, lesson, seen, perception)
+
+
+def _teacher(config: TrainConfig) -> torch.nn.Module | None:
+    if config.teacher is None:
+        return None
+    lesson = load_pretrained(config.teacher.model).build()
+    if lesson.scale != config.scale or NETS[config.net].colour != lesson.colour:
+        raise TrainingError(f"{config.teacher.model} can't teach {config.net} x{config.scale}: other scale or colour")
+    return lesson
+
+
+class _Fixed(torch.nn.Module):
+    """A net that doesn't learn, in the run's precision and on its device; each process has it for itself."""
+
+    def __init__(self, net: torch.nn.Module, fabric: Fabric) -> None:
+        super().__init__()
+        self._net = net.requires_grad_(False).eval().to(fabric.device)
+        self._precision = fabric.strategy.precision
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        with self._precision.forward_context():
+            return self._precision.convert_output(self._net(pixels))
 
 
 def _train_step(
     parts: _Parts, state: State, batch: Batch | SmallBatch, config: TrainConfig, step: int
-) -> tuple[float, float | None]:
+) -> tuple[torch.Tensor, float | None]:
     """One step: loss, gradient, optimiser, moving average; the critic after it.
 
-    Returns the loss, and the critic's where it took a step, over all processes.
+    Returns this process's loss, and the critic's over all processes where it took a step.
     """
     rate = rate_at(step, config.steps, config.optimizer)
     for group in state.optimizer.param_groups:
@@ -223,7 +290,8 @@ def _train_step(
     perceived = {name: weights.pop(name) for name in PERCEIVED if weights.get(name)}
     keep, likely = weights.pop("input_means", 0.0), weights.pop("laplace", 0.0)
     if isinstance(batch, Batch):
-        batch = with_grain(batch, config, step)
+        part = slice(parts.fabric.global_rank, None, parts.fabric.world_size)
+        batch = with_grain(batch, config, step, part)
     output = parts.net(batch.small.contiguous(memory_format=torch.channels_last))
     loss = weighted(weights, output, batch.large)
     if parts.teacher is not None and config.teacher is not None:
@@ -250,8 +318,7 @@ def _train_step(
     if perceived.get("adversarial"):
         of_critic = parts.perception.teach(output, batch.large, parts.fabric)
     state.step = step
-    mean: Any = parts.fabric.all_reduce(loss.detach(), reduce_op="mean")
-    return float(mean), of_critic
+    return loss.detach(), of_critic
 
 
 def _made_small_again(output: torch.Tensor, batch: Batch | SmallBatch, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -334,7 +401,15 @@ class _Record:
             if scored is not None:
                 self._judge(step, scored)
         if step % self._config.save_every == 0 or step == self._config.steps:
-            save(self._run / STATE, self._state, self._config)
+            self.keep()
+
+    def keep(self) -> None:
+        """Save the state as the newest one."""
+        save(self._run / STATE, self._state, self._config)
+
+    def engine(self) -> TorchEngine:
+        """The averaged net, as it is validated and exported."""
+        return TorchEngine(self._state.ema, NETS[self._config.net])
 
     def _judge(self, step: int, scored: Score) -> None:
         if self._watchdog is not None:
@@ -345,10 +420,7 @@ class _Record:
             save(self._run / BEST, self._state, self._config)
 
     def _score(self) -> Score:
-        engine, pairs = (
-            TorchEngine(self._state.ema, NETS[self._config.net]),
-            whole_pairs(self._validation, self._config),
-        )
+        engine, pairs = self.engine(), whole_pairs(self._validation, self._config)
         if self._config.guess is not None:
             return score(ExpectedError(engine), error_pairs(pairs, self._config))
         if self._validation.scale == self._config.scale or self._validation.kernels is None:
