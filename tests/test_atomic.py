@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pictures import left_in, noise, png, run, with_bytes
-from superfine.atomic import written_whole
+from superfine.atomic import this_process, written_whole
 
 # A process that isn't: pids end well below.
 DEAD = 2**31 - 5
+HOST = this_process().partition("-")[0]
+OTHER_HOST = f"{int(HOST, 16) ^ 1:08x}"
 
 
 def test_written(tmp_path: Path) -> None:
@@ -53,8 +56,11 @@ def test_left_overs_of_the_dead_go_and_others_stay(tmp_path: Path) -> None:
         f".a.png.{DEAD}.part.txt",
         ".a.png.x.part",
         "a.png.part",
+        f".a.png.{HOST}-{os.getppid()}.part",
+        f".a.png.{HOST}-{DEAD}-1.part",
+        f".a.png.b.{HOST}-{DEAD}.part",
     }
-    for name in (f".a.png.{DEAD}.part", *theirs):
+    for name in (f".a.png.{DEAD}.part", f".a.png.{HOST}-{DEAD}.part", *theirs):
         (tmp_path / name).touch()
     with written_whole(tmp_path / "a.png") as part:
         part.write_bytes(b"new")
@@ -67,6 +73,25 @@ def test_old_left_overs_go_even_if_their_number_lives(tmp_path: Path) -> None:
     with written_whole(tmp_path / "a.png") as part:
         part.write_bytes(b"new")
     assert left_in(tmp_path) == {"a.png"}
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(0, True), (3000, True), (4000, False)])
+def test_another_hosts_number_says_nothing_here(tmp_path: Path, seconds: int, stays: bool) -> None:
+    """Its process may live though none of that number does on this host; after an hour nobody writes any more."""
+    theirs = with_bytes(tmp_path / f".a.png.{OTHER_HOST}-{DEAD}.part", b"half")
+    then = time.time() - seconds
+    os.utime(theirs, (then, then))
+    with written_whole(tmp_path / "a.png") as part:
+        part.write_bytes(b"new")
+    assert left_in(tmp_path) == {"a.png", *([theirs.name] if stays else [])}
+
+
+def test_processes_have_names_of_their_own() -> None:
+    code = "from superfine.atomic import this_process; print(this_process())"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    told, _ = process.communicate()
+    assert told.strip() == f"{HOST}-{process.pid}"
+    assert len(HOST) == 8
 
 
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
@@ -102,8 +127,9 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, target: str) -> None:
 
 def test_a_planted_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"theirs")
-    (tmp_path / f".a.{os.getpid()}.part").symlink_to("victim")
+    (tmp_path / f".a.{this_process()}.part").symlink_to("victim")
     with written_whole(tmp_path / "a") as part:
+        assert part.name == f".a.{this_process()}.part"
         part.write_bytes(b"ours")
     assert (tmp_path / "victim").read_bytes() == b"theirs"
     assert (tmp_path / "a").read_bytes() == b"ours"
@@ -127,7 +153,7 @@ def test_kill_in_the_middle(tmp_path: Path, suffix: str) -> None:
     source = with_bytes(tmp_path / "a.png", png(noise(3000, 1000, 3)))
     output = with_bytes(tmp_path / f"b{suffix}", b"old")
     process = subprocess.Popen([sys.executable, "-c", JOB, str(source), str(output)])
-    part = tmp_path / f".{output.name}.{process.pid}.part"
+    part = tmp_path / f".{output.name}.{HOST}-{process.pid}.part"
     while process.poll() is None and not (part.exists() and part.stat().st_size > 100_000):
         os.sched_yield()
     process.send_signal(signal.SIGKILL)

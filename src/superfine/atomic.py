@@ -3,17 +3,33 @@
 import errno
 import hashlib
 import os
+import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
-__all__ = ["written_whole"]
+__all__ = ["has_ended", "this_process", "written_whole"]
 
-_STALE_SECONDS = 3600
+_STALE_SECONDS: Final = 3600
 # Most file systems end at 255 bytes, and the temporary name is longer than the name.
-_LONGEST_NAME = 200
+_LONGEST_NAME: Final = 200
+# Whose a temporary file is: a host and a process there. Before clusters it was the process alone.
+_OWNER: Final = re.compile(r"(?:([0-9a-f]{8})-)?([0-9]+)")
+
+
+def this_process() -> str:
+    """A name that no other process on any host that shares a folder with this one has now."""
+    return f"{_host()}-{os.getpid()}"
+
+
+def has_ended(process: str) -> bool:
+    """Whether a process that called itself so with `this_process` has ended; of other hosts' nobody knows here."""
+    owner = _OWNER.fullmatch(process)
+    return owner is not None and owner[1] in (None, _host()) and not _runs(int(owner[2]))
 
 
 @contextmanager
@@ -24,15 +40,16 @@ def written_whole(path: Path, whole: Callable[[Path], None] = lambda part: None)
     renamed: what is noted then is true however the process ends.
 
     Where the block fails the temporary file is removed and `path` stays as it
-    was. Left-overs of killed runs are removed on the way. A link is followed:
-    what it points to is replaced, the link stays. Raises OSError.
+    was. Left-overs of killed runs are removed on the way, those of other hosts
+    when they are an hour old. A link is followed: what it points to is replaced,
+    the link stays. Raises OSError.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "there is something that is not a file")
     _remove_stale(path)
-    part = path.with_name(f"{_prefix(path)}{os.getpid()}.part")
+    part = path.with_name(f"{_prefix(path)}{this_process()}.part")
     part.unlink(missing_ok=True)
     try:
         part.touch(exist_ok=False)
@@ -59,9 +76,11 @@ def _remove_stale(path: Path) -> None:
         if not name.startswith(prefix):
             continue
         owner = name[len(prefix) : -len(suffix)]
+        if not _OWNER.fullmatch(owner):
+            continue
         entry = path.with_name(name)
         with suppress(OSError):
-            if owner.isdigit() and (time.time() - entry.stat().st_mtime > _STALE_SECONDS or not _runs(int(owner))):
+            if has_ended(owner) or time.time() - entry.stat().st_mtime > _STALE_SECONDS:
                 entry.unlink()
 
 
@@ -71,6 +90,17 @@ def _left_overs(folder: Path) -> tuple[str, ...]:
     with suppress(OSError), os.scandir(folder) as entries:
         return tuple(entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(".part"))
     return ()
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    """Eight hexadecimal digits of whoever counts processes: a machine, or a container on one."""
+    facts = [platform.node()]
+    with suppress(OSError):  # only Linux has them
+        facts.append(Path("/etc/machine-id").read_text(encoding="latin-1"))
+    with suppress(OSError):
+        facts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115 - it points to no path
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
 
 
 def _runs(process: int) -> bool:

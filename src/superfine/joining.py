@@ -55,7 +55,8 @@ def join(
             # Pictures have no other streams.
             source = stack.enter_context(opened(clip.path)) if clip.kind == "video" else None
             first = stack.enter_context(opened(segments[0]))
-            options = {"movflags": "+faststart"} if container.format in ("mp4", "mov") else {}
+            # Matroska's names itself anew each time, by chance.
+            options = {"movflags": "+faststart"} if container.format in ("mp4", "mov") else {"fflags": "+bitexact"}
             target = stack.enter_context(
                 av.open(f"file:{part}", "w", format=container.format, container_options=options)
             )

@@ -3,6 +3,10 @@
 A picture is noted when its temporary file is whole, before it is renamed: a kill
 between the two leaves a note without a file, which counts as not done, and
 never a file that nobody claims. A torn last line is passed over.
+
+A process that works alone writes `JOURNAL_NAME`. Where several write into one folder, on one machine or on many,
+each has a file of its own in `JOURNALS_NAME`, since appending to one file isn't safe on network disks; everybody reads
+all of them.
 """
 
 import json
@@ -11,12 +15,19 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
+from superfine.atomic import this_process
 from superfine.errors import OutputError
 
-__all__ = ["JOURNAL_NAME", "Entry", "Journal", "stamp"]
+__all__ = ["JOURNALS_NAME", "JOURNAL_NAME", "Entry", "Journal", "stamp"]
 
-JOURNAL_NAME = ".superfine.jsonl"
+JOURNAL_NAME: Final = ".superfine.jsonl"
+#: The folder of those who write at the same time.
+JOURNALS_NAME: Final = ".superfine.journals"
+_GONE: Final = (-1, -1)
+# What parts a line: which output, and of what it was made. In a string its quotes would be escaped.
+_PARTING: Final = b', "source": '
 
 
 @dataclass(frozen=True)
@@ -37,35 +48,41 @@ def stamp(path: Path) -> tuple[int, int]:
     try:
         facts = path.stat()
     except OSError:
-        return (-1, -1)
+        return _GONE
     return (facts.st_size, facts.st_mtime_ns)
 
 
 class Journal:
-    """The journal of one output folder."""
+    """The journal of one output folder.
 
-    def __init__(self, folder: Path) -> None:
+    shared: other processes write to the same folder now, so that this one writes to a file of its own.
+    """
+
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.folder = folder
-        self._path = folder / JOURNAL_NAME
+        self._path = folder / JOURNALS_NAME / f"{this_process()}.jsonl" if shared else folder / JOURNAL_NAME
         self._lock = threading.Lock()
-        # By output and its stamp: every version that was ever written here is known as ours.
-        self._entries: dict[tuple[str, tuple[int, int]], Entry] = {}
-        self._read = 0  # bytes of the journal that are known
+        # Hashes of each line's two parts, of every version that was ever written here: a million lines take 140 MB. One
+        # lookup in a million lines meets a stranger's hash once in 10^12 times.
+        self._known: dict[int, int] = {}
+        self._read: dict[Path, int] = {}  # bytes of each file that are known
 
     def _refresh(self) -> None:
         """Read what was added since, by this process or another one that works on the same folder."""
-        lines = [b""]
-        with suppress(FileNotFoundError), self._path.open("rb") as file:
-            file.seek(self._read)
-            lines = file.read().split(b"\n")
-            self._read = file.tell() - len(lines[-1])  # the last may be half written yet
-        for line in lines[:-1]:
-            with suppress(ValueError, TypeError, KeyError):
-                given = json.loads(line)
-                for key in ("output_stamp", "source_stamp"):
-                    given[key] = tuple(given[key])
-                entry = Entry(**given)
-                self._entries[entry.output, entry.output_stamp] = entry
+        files = [self.folder / JOURNAL_NAME]
+        with suppress(FileNotFoundError, NotADirectoryError):
+            files += sorted(path for path in (self.folder / JOURNALS_NAME).iterdir() if path.suffix == ".jsonl")
+        for path in files:
+            # Opened even if it looks unchanged: network disks ask for the true size only then.
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                for line in file:
+                    if not line.endswith(b"\n"):  # half written yet
+                        break
+                    self._read[path] = self._read.get(path, 0) + len(line)
+                    which, parting, origin = line[:-1].partition(_PARTING)
+                    if parting and origin.endswith(b"}"):
+                        self._known[hash(which)] = hash(origin)
 
     def made(self, output: Path) -> bool:
         """An earlier run wrote `output` as it is now, and nobody changed it since."""
@@ -73,14 +90,21 @@ class Journal:
 
     def done(self, source: Path, output: Path, options: str) -> bool:
         """`output` is what `source` gives with these options, and both are unchanged."""
-        entry = self._now(output)
-        wanted = (self._origin(source), stamp(source), options)
-        return entry is not None and (entry.source, entry.source_stamp, entry.options) == wanted
+        noted = self._now(output)
+        if noted is None:
+            return False
+        return noted == hash(_parts(self.entry(source, stamp(source), output, _GONE, options))[1])
 
-    def _now(self, output: Path) -> Entry | None:
+    def _now(self, output: Path) -> int | None:
+        """The hash of what the journal says of `output` as it is now."""
+        now = stamp(output)
+        if now == _GONE:
+            return None
+        which = hash(_parts(Entry(self._name(output), now, "", _GONE, ""))[0])
         with self._lock:
-            self._refresh()
-        return self._entries.get((self._name(output), stamp(output)))
+            if which not in self._known:
+                self._refresh()
+            return self._known.get(which)
 
     def add(self, entry: Entry) -> None:
         """Write down a finished picture. Any thread may call this."""
@@ -95,9 +119,11 @@ class Journal:
 
     def _append(self, entry: Entry) -> None:
         try:
+            if self._path.parent != self.folder:
+                self._path.parent.mkdir(exist_ok=True)
             torn = self._path.exists() and not self._ends_with_newline()
-            with self._path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(("\n" if torn else "") + json.dumps(asdict(entry)) + "\n")
+            with self._path.open("ab") as file:
+                file.write((b"\n" if torn else b"") + _PARTING.join(_parts(entry)) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -120,3 +146,9 @@ class Journal:
                 return True
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
+
+
+def _parts(entry: Entry) -> tuple[bytes, bytes]:
+    """A line's two parts, which output and of what; always the same bytes for the same entry."""
+    which, _, origin = json.dumps(asdict(entry)).encode().partition(_PARTING)
+    return which, origin

@@ -2,8 +2,10 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,16 @@ from superfine.outputs import check_pattern, frames_folder, output_kind
 from superfine.route import Job
 from superfine.stills import has_place, is_pattern
 
-__all__ = ["Item", "Listing", "list_sources"]
+__all__ = [
+    "Item",
+    "Listing",
+    "free_name",
+    "is_known",
+    "iterate_sources",
+    "list_sources",
+    "moves_as",
+    "output_suffix",
+]
 
 
 @dataclass(frozen=True)
@@ -51,43 +62,254 @@ _ANY_VIDEO: Final = ".mkv"
 
 
 def list_sources(sources: Sequence[Path], output: Path | None, job: Job) -> Listing:
-    """All pictures and videos of a run with their outputs, by name; no two share an output."""
+    """All pictures and videos of a run with their outputs, by name; no two share an output. Raises UsageError."""
+    begun, listing = _begin(sources, output, job), Listing([])
+    if isinstance(begun, Item):
+        return Listing([begun])
+    for found in begun.all():
+        if isinstance(found, Item):
+            listing.items.append(found)
+        else:
+            listing.ignored += 1
+    if begun.strayed:  # outputs may be sources that were met later
+        listing.items = [item if item.problem else begun.guarded(item) for item in listing.items]
+    return listing
+
+
+def iterate_sources(sources: Sequence[Path], output: Path | None, job: Job) -> Iterator[Item | Path]:
+    """The same one by one, and as a path each file that is neither; no more than one folder is held in memory.
+
+    What `list_sources` knows and this doesn't: that an output is a source of the run which is met later, and only
+    through a link out of the folders that were named. Raises UsageError at once where nothing can be done at all, and
+    at the end where there was nothing to do.
+    """
+    begun = _begin(sources, output, job)
+    return iter([begun]) if isinstance(begun, Item) else begun.all()
+
+
+def _begin(sources: Sequence[Path], output: Path | None, job: Job) -> "Item | _Walk":
+    """What there is to do: one thing with its own output, or whatever will be met on a walk. Raises UsageError."""
     expanded = [found for source in sources for found in _glob(source)]
     if not expanded:
         raise UsageError("no source given")
     if len(expanded) == 1 and output is not None and _names_file(expanded[0], output, job):
-        return Listing([_lone(expanded[0], output)])
+        return _lone(expanded[0], output)
     lone = len(expanded) == 1 and not os.path.isdir(expanded[0])
     if output is not None:
         _check_folder(output)
         if not lone and output.suffix.lower() in {*_SUFFIXES, *CONTAINERS} and not os.path.isdir(output):
             raise UsageError(f"{output}: is the name of a file, and several sources need a folder; name one with -o")
-    listing = Listing([])
-    found: dict[Path, tuple[Path, Path, Path | None, str]] = {}
-    for source in expanded:
-        if job.as_clip and os.path.isdir(source):
-            found.setdefault(_real(source), (source, _clip_beside(source, output, job), None, "frames"))
-        elif os.path.isdir(source):
-            root = _root(source, output, job, several=len(expanded) > 1)
-            for path in _walk(source, root, listing):
-                shown = kind_of(path)
-                name = (root / path.relative_to(source)).with_suffix(_suffix(path, shown, job))
-                found.setdefault(_real(path), (path, name, root if output is None else output, shown))
+    return _Walk(expanded, output, job)
+
+
+class _Walk:
+    """The way through the sources of a run: each file once, however many links lead to it, and in a place of its own.
+
+    What is remembered of files is what's needed for that and can't be many: those named one by one, and the targets
+    of links. Of any other the folder says whether it was met.
+    """
+
+    def __init__(self, sources: Sequence[Path], output: Path | None, job: Job) -> None:
+        self._sources = sources
+        self._output = output
+        self._job = job
+        self._lone = len(sources) == 1 and not os.path.isdir(sources[0])
+        # Each folder with what mirrors it; and whatever else is named, by its real path.
+        self._roots: dict[Path, Path] = {}
+        self._named: dict[str, Path] = {}
+        for source in sources:
+            if os.path.isdir(source) and not job.as_clip:
+                self._roots[source] = _root(source, output, job, several=len(sources) > 1)
+            else:
+                self._named.setdefault(os.path.realpath(source), source)
+        self._tops = {_real(source): _real(root) for source, root in self._roots.items()}
+        self._given: set[str] = set()  # of those that are named, what was met
+        self._met: set[str] = set()  # folders
+        self._linked: set[str] = set()  # files
+        self.strayed = False
+        """A link was followed, which may lead anywhere."""
+        # What is taken is remembered to the end only in folders that get the outputs of more than one source, or of two
+        # folders that some file systems take for one.
+        self._held: dict[str, set[str]] = {}
+        self._shared = _overlapping([_parts(root) for root in self._roots.values()])
+        for folder in {_parts(self._place(source).parent) for source in self._named.values() if self._roots}:
+            self._shared |= {folder[:count] for count in range(len(folder) + 1)}
+
+    def all(self) -> Iterator[Item | Path]:
+        """Everything in the order of the sources, and of names; as a path what is neither picture nor video.
+
+        Raises UsageError at the end where there was nothing to do.
+        """
+        empty = True
+        for source in self._sources:
+            if source in self._roots:
+                for found in self._inside(source, self._roots[source]):
+                    empty = empty and not isinstance(found, Item)
+                    yield found
+            elif not self._was_met(real := os.path.realpath(source)):
+                self._given.add(real)
+                empty = False
+                yield self._alone(source)
+        if empty:
+            known = " ".join((*_SUFFIXES, *CONTAINERS))
+            names = ", ".join(map(str, self._sources))
+            raise UsageError(f"no picture and no video in {names}; superfine reads {known}")
+
+    def guarded(self, item: Item) -> Item:
+        """With its problem where its output is a source of the run, as far as the walk has come."""
+        return replace(item, problem=_own(item.output)) if self._is_source(os.path.realpath(item.output)) else item
+
+    def _alone(self, source: Path) -> Item:
+        place = self._place(source)
+        free = free_name(place, source, self._held.setdefault(str(place.parent).casefold(), set()))
+        if self._job.as_clip and os.path.isdir(source):
+            journal, kind = None, "frames"
         else:
-            shown = kind_of(source)
-            inside = output / source.name if output is not None else None
-            name = _beside(source, shown, job) if inside is None else inside.with_suffix(_suffix(source, shown, job))
-            found.setdefault(_real(source), (source, name, None if lone else output or source.parent, shown))
-    if not found and not listing.items:
-        known = " ".join((*_SUFFIXES, *CONTAINERS))
-        raise UsageError(f"no picture and no video in {', '.join(map(str, expanded))}; superfine reads {known}")
-    taken: set[str] = set()
-    for source, name, journal, kind in found.values():
-        free = _free(name, source, taken)
-        own = f"{free}: is a source of this run itself; choose another output with -o"
-        problem = own if _real(free) in found else ""
-        listing.items.append(Item(source, free, journal, _weight(source), problem, moves=_moves(kind, free)))
-    return listing
+            journal, kind = None if self._lone else self._output or source.parent, kind_of(source)
+        problem = _own(free) if self._is_source(os.path.realpath(free)) else ""
+        return Item(source, free, journal, _weight(source), problem, moves=moves_as(kind, free))
+
+    def _place(self, source: Path) -> Path:
+        """Where the output of a source goes that is named by itself, if nothing else goes there."""
+        if self._job.as_clip and os.path.isdir(source):
+            return _clip_beside(source, self._output, self._job)
+        kind = kind_of(source)
+        if self._output is None:
+            return _beside(source, kind, self._job)
+        return (self._output / source.name).with_suffix(output_suffix(source, kind, self._job))
+
+    def _inside(self, folder: Path, root: Path) -> Iterator[Item | Path]:
+        """What is below a folder, links followed once, without what is in `root` and what begins with a dot."""
+        own = os.path.realpath(root)
+        journal = root if self._output is None else self._output
+        ahead = [(folder, os.path.realpath(folder), root, _parts(root) in self._shared)]
+        while ahead:
+            here, real, place, shared = ahead.pop()
+            if real == own or real in self._met:
+                continue
+            try:
+                folders, files, links = _scan(here)
+            except OSError as error:
+                yield Item(here, root, None, 1, f"{here}: the folder can't be read: {error.strerror}")
+                continue
+            self._met.add(real)
+            twins = Counter(name.casefold() for name in folders)
+            for name in reversed(folders):
+                self.strayed = self.strayed or name in links
+                below = os.path.realpath(here / name) if name in links else os.path.join(real, name)  # noqa: PTH118
+                ahead.append((here / name, below, place / name, shared or twins[name.casefold()] > 1))
+            taken = self._held.setdefault(str(place).casefold(), set()) if shared else set()
+            guarded = self._guarded(place)
+            for name in files:
+                path = here / name
+                if not is_known(name):
+                    yield path
+                elif self._is_new(path, real, link=name in links):
+                    kind = kind_of(path)
+                    free = free_name((place / name).with_suffix(output_suffix(path, kind, self._job)), path, taken)
+                    problem = _own(free) if guarded(free) else ""
+                    yield Item(path, free, journal, _weight(path), problem, moves=moves_as(kind, free))
+
+    def _is_new(self, path: Path, folder: str, *, link: bool) -> bool:
+        """Whether a file in the real `folder` wasn't met before, by this name or another."""
+        if not link:
+            real = os.path.join(folder, path.name)  # noqa: PTH118 - many times faster, of millions of names
+            return real not in self._linked and real not in self._given
+        real = os.path.realpath(path)
+        beside, name = os.path.split(real)
+        # Of its own folder only what comes before it was met.
+        met = self._was_met(real) and (beside != folder or name < path.name)
+        if met or real in self._linked or real in self._given:
+            return False
+        self._linked.add(real)
+        self.strayed = True
+        return True
+
+    def _was_met(self, real: str) -> bool:
+        folder, name = os.path.split(real)
+        return (
+            real in self._linked
+            or real in self._given
+            or (folder in self._met and not name.startswith(".") and is_known(name) and os.path.lexists(real))
+        )
+
+    def _guarded(self, place: Path) -> Callable[[Path], bool]:
+        """What tells of an output in the folder `place` whether it is a source of the run."""
+        try:
+            with os.scandir(place) as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:  # usually there's no such folder yet
+            return lambda output: False
+        real = os.path.realpath(place)
+        near = self._takes(real)
+
+        def guarded(output: Path) -> bool:
+            if near or output.name in links:
+                return self._is_source(os.path.realpath(output))
+            there = os.path.join(real, output.name)  # noqa: PTH118
+            return there in self._named or there in self._linked
+
+        return guarded
+
+    def _is_source(self, real: str) -> bool:
+        folder, name = os.path.split(real)
+        if real in self._named or real in self._linked:
+            return True
+        return self._takes(folder) and not name.startswith(".") and is_known(name) and os.path.lexists(real)
+
+    def _takes(self, real: str) -> bool:
+        """Whether the pictures in a real folder are sources: it was met, or will be since it's below one of them."""
+        if real in self._met:
+            return True
+        below = Path(real)
+        for top in (below, *below.parents):
+            if top in self._tops and not below.is_relative_to(self._tops[top]):
+                return not any(part.startswith(".") for part in below.relative_to(top).parts)
+        return False
+
+
+def _own(output: Path) -> str:
+    return f"{output}: is a source of this run itself; choose another output with -o"
+
+
+def _scan(folder: Path) -> tuple[list[str], list[str], set[str]]:
+    """Sorted names of the folders and of the files in a folder, and which of both are links. Raises OSError."""
+    folders, files, links = [], [], set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                links.add(entry.name)
+            # A link in a circle is a file that can't be read.
+            with suppress(OSError):
+                if entry.is_dir():
+                    folders.append(entry.name)
+                    continue
+            files.append(entry.name)
+    return sorted(folders), sorted(files), links
+
+
+def is_known(name: str) -> bool:
+    """Whether a file of this name is taken where it lies in a folder."""
+    suffix = Path(name).suffix.lower()
+    return suffix in _SUFFIXES or suffix in _VIDEO_SUFFIXES
+
+
+def _parts(folder: Path) -> tuple[str, ...]:
+    return Path(str(folder).casefold()).parts
+
+
+def _overlapping(folders: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Those which are equal to another of them, or in it, or around it."""
+    found: set[tuple[str, ...]] = set()
+    above: tuple[str, ...] | None = None
+    for folder in sorted(folders):
+        if above is not None and folder[: len(above)] == above:
+            found |= {above, folder}
+        else:
+            above = folder
+    return found
 
 
 def _names_file(source: Path, output: Path, job: Job) -> bool:
@@ -100,7 +322,7 @@ def _names_file(source: Path, output: Path, job: Job) -> bool:
 
 
 def _lone(source: Path, output: Path) -> Item:
-    moves = _moves(kind_of(source), output)
+    moves = moves_as(kind_of(source), output)
     if not moves and output.suffix.lower() in CONTAINERS and os.path.exists(source):
         raise UsageError(f"{output}: {source} is no video; a picture goes into one of {' '.join(_SUFFIXES)}")
     if not moves:
@@ -113,7 +335,7 @@ def _lone(source: Path, output: Path) -> Item:
     return Item(source, output, None, _weight(source), moves=moves)
 
 
-def _moves(kind: str, output: Path) -> bool:
+def moves_as(kind: str, output: Path) -> bool:
     """Whether a source is taken as frames of a clip; an animation may also be wanted as a picture."""
     return kind in ("video", "frames") or (kind == "animation" and output_kind(output) != "")
 
@@ -135,7 +357,7 @@ def _root(source: Path, output: Path | None, job: Job, *, several: bool) -> Path
     return output / here.name if several else output
 
 
-def _free(name: Path, source: Path, taken: set[str]) -> Path:
+def free_name(name: Path, source: Path, taken: set[str]) -> Path:
     """`name`, or a like one that no other picture of the run has; folded, since `A.png` may be `a.png`."""
     choice, number = name, 1
     while str(choice).casefold() in taken:
@@ -156,29 +378,7 @@ def _glob(source: Path) -> list[Path]:
     return [source]
 
 
-def _walk(folder: Path, output: Path, listing: Listing) -> Iterator[Path]:
-    """Pictures and videos below `folder`, links followed once, without those in `output` and what begins with a dot."""
-
-    def unread(error: OSError) -> None:
-        place = Path(error.filename)
-        listing.items.append(Item(place, output, None, 1, f"{place}: the folder can't be read: {error.strerror}"))
-
-    seen = {_real(output)}
-    for name, folders, files in os.walk(folder, onerror=unread, followlinks=True):
-        here = Path(name)
-        if _real(here) in seen:
-            folders.clear()
-            continue
-        seen.add(_real(here))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in sorted(here / name for name in files if not name.startswith(".")):
-            if path.suffix.lower() in _SUFFIXES or path.suffix.lower() in _VIDEO_SUFFIXES:
-                yield path
-            else:
-                listing.ignored += 1
-
-
-def _suffix(source: Path, kind: str, job: Job) -> str:
+def output_suffix(source: Path, kind: str, job: Job) -> str:
     """The ending of an output: what was asked for, where the source is of that kind; else its own."""
     asked = "" if job.file_format is None else f".{job.file_format.lower()}"
     match kind:
@@ -196,7 +396,7 @@ def _beside(source: Path, kind: str, job: Job) -> Path:
         folder = _real(source.parent)
         root = folder.with_name(f"{folder.name}_{job.label}")
         return root / source.name if job.file_format is None else root.with_suffix(f".{job.file_format.lower()}")
-    return source.with_name(f"{source.stem}_{job.label}{_suffix(source, kind, job)}")
+    return source.with_name(f"{source.stem}_{job.label}{output_suffix(source, kind, job)}")
 
 
 def _real(path: Path) -> Path:

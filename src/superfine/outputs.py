@@ -28,7 +28,6 @@ from superfine.segments import SegmentWriter, writing
 from superfine.stills import SRGB, frame_name, has_place, is_pattern
 
 __all__ = [
-    "DONE",
     "LOCK",
     "PLAN",
     "SEGMENT_FRAMES",
@@ -43,17 +42,19 @@ __all__ = [
     "segments_folder",
     "turned",
     "working_alone",
+    "working_together",
 ]
 
 Array = npt.NDArray[np.generic]
 
-#: What the plan of an unfinished output is called, the list of its finished pieces, and the file that one process at a
-#: time holds.
+#: What the plan of an unfinished output is called, and the file that is held by whoever works on it.
 PLAN: Final = "plan.json"
-DONE: Final = "done.jsonl"
 LOCK: Final = "lock"
 #: Frames in a segment: what a killed run loses at most.
 SEGMENT_FRAMES: Final = 120
+
+# How the names of pieces end, and of nothing else beside them.
+_PIECES: Final = (".mkv", ".png")
 
 
 class PieceWriter(Protocol):
@@ -167,17 +168,17 @@ def working_alone(output: Path) -> Iterator[Path]:
     above = [place for place in folder.parents if not place.exists()]
     try:
         make_folder(folder.parent, output)
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-        lock = folder / LOCK
-        with writing(lock):
-            handle = _locked(lock, output)
+        handle = None
+        while handle is None:
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
+            handle = _locked(folder / LOCK, output, "LOCK_EX")
         try:
             yield folder
         except BaseException:
             with suppress(OSError):
-                if {entry.name for entry in folder.iterdir()} <= {PLAN, DONE, LOCK}:  # there is nothing to go on from
-                    shutil.rmtree(folder)
+                if not any(entry.suffix.lower() in _PIECES for entry in folder.iterdir()):
+                    shutil.rmtree(folder)  # there is nothing to go on from
             raise
         finally:
             os.close(handle)
@@ -188,26 +189,47 @@ def working_alone(output: Path) -> Iterator[Path]:
         raise
 
 
-def _locked(lock: Path, output: Path) -> int:
-    while True:
-        lock.parent.mkdir(exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            import fcntl
+@contextmanager
+def working_together(output: Path) -> Iterator[Path]:
+    """Give the folder of the pieces, in which others may work as well. Raises OutputError.
 
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise OutputError(
-                f"{output}: another process is writing it at this moment; wait for it, or choose another name with -o"
-            ) from error
-        except (ImportError, OSError):  # Windows has no such locks, and some network disks
-            return handle
-        # Who had it may just have removed it.
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(handle), lock.stat()):
-                return handle
+    It has to be there; nobody has it alone meanwhile.
+    """
+    folder = segments_folder(output)
+    handle = None
+    while handle is None:
+        if not folder.is_dir():
+            raise OutputError(f"{output}: its pieces aren't begun, or are finished; run the same again")
+        handle = _locked(folder / LOCK, output, "LOCK_SH")
+    try:
+        yield folder
+    finally:
         os.close(handle)
+
+
+def _locked(lock: Path, output: Path, kind: Literal["LOCK_EX", "LOCK_SH"]) -> int | None:
+    """Hold the lock alone or with others; None where who had it has just removed it."""
+    with writing(lock):
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            return None
+    try:
+        import fcntl
+
+        fcntl.flock(handle, getattr(fcntl, kind) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise OutputError(
+            f"{output}: another process is writing it at this moment; wait for it, or choose another name with -o"
+        ) from error
+    except (ImportError, OSError):  # Windows has no such locks, and some network disks
+        return handle
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(handle), lock.stat()):
+            return handle
+    os.close(handle)
+    return None
 
 
 # ---- a video file
@@ -397,9 +419,10 @@ class _FramesFolder:
             with suppress(OSError):
                 self.path.rmdir()  # an empty one
             if not self.path.exists():
-                working = self.pieces[0].parent
-                for name in (PLAN, DONE, LOCK):
-                    (working / name).unlink(missing_ok=True)
+                working, mine = self.pieces[0].parent, {piece.name for piece in self.pieces}
+                for entry in working.iterdir():
+                    if entry.name not in mine:
+                        entry.unlink()
                 working.rename(self.path)
             else:
                 for piece in self.pieces:

@@ -63,7 +63,11 @@ class SegmentWriter:
         with ExitStack() as stack:
             stack.enter_context(writing(path))
             part = stack.enter_context(written_whole(path))
-            self._container = stack.enter_context(av.open(f"file:{part}", "w", format="matroska"))
+            # Else each file would get a name by chance, and whoever makes a segment it is to be the same.
+            options = {"fflags": "+bitexact"}
+            self._container = stack.enter_context(
+                av.open(f"file:{part}", "w", format="matroska", container_options=options)
+            )
             self._stream = _video_stream(self._container, encoding)
             self._stack = stack.pop_all()
 

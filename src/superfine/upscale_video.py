@@ -4,9 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,19 +18,22 @@ from superfine.fidelity import Tally
 from superfine.footage import kind_of, open_footage
 from superfine.frames import DEINTERLACED
 from superfine.outputs import check_wishes, frames_folder, output_kind, plan_output, segments_folder
+from superfine.pieces import Conversion
 from superfine.route import Job, Route, Size, Workshop
 from superfine.scenes import margin
-from superfine.video import Converted, convert
+from superfine.video import Converted, Made, Pieces, begin_pieces, complete, make_pieces
 
 __all__ = [
     "Coding",
     "Pace",
     "VideoPlan",
     "VideoResult",
+    "begin_video",
     "check_coding",
     "check_free_video",
     "coding_of_video",
     "make_video",
+    "make_video_pieces",
     "plan_video",
     "seconds_expected",
 ]
@@ -45,8 +46,6 @@ _MADE: Final = 6
 # What encoders hold, in bytes for each pixel of a frame; measured with 8 bits at 1280x720 to 3840x2160.
 _ENCODER_BYTES: Final = {"h264": 70, "h265": 170, "av1": 185, "vp9": 120}
 _OTHER_ENCODER_BYTES: Final = 20
-# Frames between two that are made small again, to see how far they are from the source.
-_MEASURED_EVERY: Final = 100
 # What a trial for a dry run may take, and how many frames it has.
 _TRIAL_SECONDS: Final = 4.0
 _TRIAL_FRAMES: Final = (4, 48)
@@ -94,28 +93,31 @@ class Pace:
 class VideoPlan:
     """What to make of a video, and how."""
 
-    clip: Clip
-    output: Path
     workshop: Workshop
     route: Route
-    frames: int
+    conversion: Conversion
     notes: tuple[str, ...]
-    codec: str
-    pixel_format: str
-    size: Size
-    """(rows, cols) of the output's frames."""
+
+    @property
+    def clip(self) -> Clip:
+        """The source."""
+        return self.conversion.clip
+
+    @property
+    def size(self) -> Size:
+        """(rows, cols) of the output's frames."""
+        return self.conversion.made.encoding.size
 
     @property
     def result(self) -> VideoResult:
         """What is known before the work."""
-        timeline = self.clip.timeline
-        seconds = timeline.duration * self.frames / len(timeline)
+        timeline, made = self.conversion.timeline, self.conversion.made
         return VideoResult(
-            self.frames,
-            duration=float(seconds),
-            fps=float(timeline.rate),
-            codec=self.codec,
-            pixel_format=self.pixel_format,
+            len(timeline),
+            duration=float(timeline.duration),
+            fps=float(self.clip.timeline.rate),
+            codec=made.codec,
+            pixel_format=made.pixel_format,
         )
 
     def result_of(self, made: Converted, seconds: float) -> VideoResult:
@@ -207,9 +209,18 @@ def plan_video(source: Path, output: Path, workshop: Workshop, clip: Clip | None
         route = workshop.clip_route(clip.shape, clip.dtype, target, _held(clip, target, made.codec, route.frames))
     if len(route.engines) > 1 and any(engine.frames > 1 for engine in route.engines[1:]):
         notes.append("the second network sees each frame alone, without its neighbours in time")
-    return VideoPlan(
-        clip, output, workshop, route, stop - first, tuple(notes), made.codec, made.pixel_format, made.encoding.size
+    conversion = Conversion(
+        clip,
+        output,
+        made,
+        first,
+        stop,
+        frames=route.frames,
+        damaged=job.damaged,
+        interlaced=job.interlaced,
+        fingerprint=workshop.pixels_fingerprint(route),
     )
+    return VideoPlan(workshop, route, conversion, tuple(notes))
 
 
 def make_video(
@@ -219,12 +230,60 @@ def make_video(
     heard: Callable[[Pace], None] = lambda pace: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
-    """Enlarge a video; segments of an earlier run that was stopped are taken.
+    """Enlarge a video; pieces that are there, of an earlier run or of other workers, are taken.
 
-    tally: counts, of each 100th frame that is made, how far it is from the source once it's made small again. seen:
-    hears the source's frames that this run enlarges. heard: called for each frame. whole: hears of the finished file
-    before it gets its name. Raises SourceError, UsageError, OutputError, EngineError; what is done stays.
+    tally: becomes how far the output's frames are from the source once they're made small again; the first of each
+    `SEGMENT_FRAMES` is measured, whoever made it. seen: hears the source's frames that this run enlarges. heard: called
+    for each frame. whole: hears of the finished file before it gets its name. Raises SourceError, UsageError,
+    OutputError, EngineError; what is done stays.
     """
+    made = complete(plan.conversion, plan.route.frame, progress=_paced(plan, heard), seen=seen, whole=whole)
+    _add_up(made.tallies, tally)
+    return made
+
+
+def begin_video(plan: VideoPlan) -> Pieces:
+    """Find out which pieces of a video are missing, so that workers on any machine can make them.
+
+    Then `make_video_pieces` for each of the `stretches`, anywhere and in any order, and at last `make_video`, which
+    makes what is still missing, and the output. Raises as `make_video`.
+    """
+    return begin_pieces(plan.conversion)
+
+
+def make_video_pieces(
+    plan: VideoPlan, begin: int, finish: int, heard: Callable[[Pace], None] = lambda pace: None
+) -> Made:
+    """Make pieces `begin` to before `finish` of a video that was begun; those that are there are taken.
+
+    heard: called for each frame, and knows of these pieces alone. Raises as `make_video`; OutputError also where the
+    video was begun from another source, by other options or versions, or on another kind of machine.
+    """
+    return make_pieces(plan.conversion, begin, finish, plan.route.frame, progress=_paced(plan, heard))
+
+
+def seconds_expected(plan: VideoPlan) -> float:
+    """How long a video will take, from a trial of its first frames, written where temporary files go."""
+    clip, job, conversion = plan.clip, plan.workshop.job, plan.conversion
+    window = np.zeros((plan.route.frames, *clip.shape), clip.dtype)
+    plan.route.frame(window)  # prepares the network
+    started = time.perf_counter()
+    plan.route.frame(window)
+    each = time.perf_counter() - started
+    least, most = _TRIAL_FRAMES
+    first, frames = conversion.first, conversion.stop - conversion.first
+    tried = min(frames, max(least, min(most, round(_TRIAL_SECONDS / max(each, 1e-6)))))
+    with tempfile.TemporaryDirectory(prefix="superfine-") as folder:
+        output = Path(folder) / conversion.output.name
+        made = plan_output(clip, output, plan.route.target, first, first + tried, codec=job.codec, crf=job.crf)
+        trial = replace(conversion, output=output, made=made, stop=first + tried)
+        started = time.perf_counter()
+        complete(trial, lambda window, _: plan.route.frame(window))
+        return (time.perf_counter() - started) / tried * frames
+
+
+def _paced(plan: VideoPlan, heard: Callable[[Pace], None]) -> Callable[[int, int], None]:
+    """What hears how many frames are done, and tells how fast that goes."""
     begun: list[tuple[float, int]] = []
     resumed = 0
 
@@ -239,64 +298,24 @@ def make_video(
         fps = (done - before) / (now - since) if done > before and now > since else 0.0
         heard(Pace(plan.clip.path, done, frames, resumed, fps))
 
-    job = plan.workshop.job
-    number = count()
-
-    def frame(window: Array) -> Array:
-        return plan.route.frame(window, tally if next(number) % _MEASURED_EVERY == 0 else None)
-
-    return _converted(plan, plan.output, frame, job.start, job.end, tell, seen, whole)
+    return tell
 
 
-def seconds_expected(plan: VideoPlan) -> float:
-    """How long a video will take, from a trial of its first frames, written where temporary files go."""
-    clip, job = plan.clip, plan.workshop.job
-    window = np.zeros((plan.route.frames, *clip.shape), clip.dtype)
-    plan.route.frame(window)  # prepares the network
-    started = time.perf_counter()
-    plan.route.frame(window)
-    each = time.perf_counter() - started
-    least, most = _TRIAL_FRAMES
-    tried = min(plan.frames, max(least, min(most, round(_TRIAL_SECONDS / max(each, 1e-6)))))
-    first, stop = stretch(clip, job.start, job.end)
-    end = clip.timeline.at(first + tried) if first + tried < stop else job.end
-    with tempfile.TemporaryDirectory(prefix="superfine-") as folder:
-        started = time.perf_counter()
-        _converted(plan, Path(folder) / plan.output.name, plan.route.frame, job.start, end)
-        return (time.perf_counter() - started) / tried * plan.frames
+def _add_up(tallies: Sequence[Tally], total: Tally) -> None:
+    """The figures of all measured frames as one, from the figures of each.
 
-
-def _converted(
-    plan: VideoPlan,
-    output: Path,
-    frame: Callable[[Array], Array],
-    start: Fraction | None,
-    end: Fraction | None,
-    progress: Callable[[int, int], None] = lambda done, frames: None,
-    seen: Callable[[Array], None] = lambda pixels: None,
-    whole: Callable[[Path], None] = lambda part: None,
-) -> Converted:
-    clip, route, job = plan.clip, plan.route, plan.workshop.job
-    return convert(
-        clip.path,
-        output,
-        frame,
-        lambda size: route.target,
-        frames=route.frames,
-        codec=job.codec,
-        crf=job.crf,
-        damaged=job.damaged,
-        interlaced=job.interlaced,
-        start=start,
-        end=end,
-        fingerprint=plan.workshop.pixels_fingerprint(route),
-        progress=progress,
-        rate=job.rate,
-        max_megapixels=job.max_megapixels,
-        clip=clip,
-        seen=seen,
-        whole=whole,
-    )
+    So it makes no difference which of them were measured in this run, and which were noted by another.
+    """
+    total.samples = sum(tally.samples for tally in tallies)
+    if not total.samples:
+        return
+    total.misses = sum(tally.misses for tally in tallies)
+    total.worst = max(tally.worst for tally in tallies)
+    shares = [tally.samples / total.samples for tally in tallies]
+    mean = sum(share * 10 ** (-(tally.psnr or 0) / 10) for share, tally in zip(shares, tallies, strict=True))
+    total.psnr = math.inf if mean == 0 else -10 * math.log10(mean)
+    drifts = zip(*(tally.drift for tally in tallies), strict=True)
+    total.drift = tuple(sum(share * drift for share, drift in zip(shares, channel, strict=True)) for channel in drifts)
 
 
 def _held(clip: Clip, target: Size, codec: str, frames: int) -> int:
