@@ -190,7 +190,7 @@ def test_the_command_shows_it(photo: Maker, tmp_path: Path) -> None:
     ("value", "restoring", "words"),
     [
         (0.9, False, "colour and structure drifted"),
-        (0.9, True, "takes away noise and traces"),
+        (0.9, True, "takes noise and traces away"),
         (127 / 255, False, ""),
     ],
 )

@@ -31,7 +31,8 @@ def module_of(path: Path) -> str:
 
 
 FILES = {module_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
-CORE = {name: path for name, path in FILES.items() if not name.startswith(("superfine.train", "superfine.serve"))}
+OPTIONAL = ("superfine.cluster", "superfine.serve", "superfine.train")
+CORE = {name: path for name, path in FILES.items() if not name.startswith(OPTIONAL)}
 
 
 def imports(nodes: list[ast.stmt], *, deep: bool) -> Iterator[str]:

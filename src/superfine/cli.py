@@ -4,7 +4,6 @@ import json
 import platform
 import sys
 from dataclasses import asdict
-from fractions import Fraction
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,6 +13,7 @@ import typer
 from superfine import (
     cli_adapt,
     cli_burst,
+    cli_cluster,
     cli_convert,
     cli_judge,
     cli_register,
@@ -21,6 +21,36 @@ from superfine import (
     cli_shift,
     cli_train,
     cli_verify,
+)
+from superfine.cli_options import (
+    AsClip,
+    AtDamage,
+    AtInterlaced,
+    Begin,
+    Codec,
+    Consistent,
+    Crf,
+    End,
+    EngineName,
+    FileFormat,
+    ForeignColour,
+    ForeignRange,
+    Json,
+    MaxMegapixels,
+    Memory,
+    ModelName,
+    Overwrite,
+    PrecisionName,
+    Quality,
+    Rate,
+    Resume,
+    Scale,
+    Sharpness,
+    Size,
+    White,
+    WithEnsemble,
+    WithProvenance,
+    job_of,
 )
 from superfine.errors import SuperfineError, UsageError
 from superfine.interrupt import heeded
@@ -101,14 +131,17 @@ app.command(
     "   superfine serve --host 0.0.0.0 --max-upload 100",
 )(cli_serve.serve)
 app.command(
+    "cluster",
+    epilog="Examples:  superfine cluster scans -o large --address auto   |"
+    "   superfine cluster s3://archive/scans -o s3://archive/large --address auto --per-actor-cpus 4",
+)(cli_cluster.cluster)
+app.command(
     "verify",
     epilog="Examples:  superfine verify photo_x2.png   |   superfine verify photo_x2.png --source photo.png",
 )(cli_verify.verify)
 app.command("inspect", epilog="Examples:  superfine inspect photo.jpg   |   superfine inspect *.png --json")(
     cli_judge.inspect
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each thing.")]
 
 
 def main() -> None:
@@ -164,61 +197,20 @@ def upscale(
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Times each side, 1 to 16, fractions too; 2 by default.", show_default=False)
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="WxH", help="The exact size of the result instead, as it is seen.", show_default=False),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="auto takes balanced for lossless sources, photo for JPEG and other lossy ones, and for videos what is"
-            " made for them, else fast or balanced; or name a network, an .onnx file with a card, weights as `convert`"
-            " takes them, or a classical method: `superfine models`."
-        ),
-    ] = "auto",
-    sharpness: Annotated[
-        float | None,
-        typer.Option(
-            help="0 to 1: from photo, which leaves out what isn't known, to sharp, which makes texture up.",
-            show_default=False,
-        ),
-    ] = None,
-    file_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="png, jpg, webp, avif, tif, gif or heic for pictures, mp4, mov, mkv or webm for videos, where -o names"
-            " no file; the source's by default.",
-            show_default=False,
-        ),
-    ] = None,
-    quality: Annotated[
-        int | None,
-        typer.Option(
-            help="1 to 100 for lossy pictures; by default JPEG 95, WebP 90 or lossless as the source, AVIF 85.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Skip what an earlier run finished; --no-resume does it again.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that no earlier run made.")] = False,
+    scale: Scale = None,
+    size: Size = None,
+    model: ModelName = "auto",
+    sharpness: Sharpness = None,
+    file_format: FileFormat = None,
+    quality: Quality = None,
+    resume: Resume = True,
+    overwrite: Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say sizes, model and why, memory and time expected; write nothing.")
     ] = False,
-    engine: Annotated[
-        str, typer.Option(help="openvino, or with the extra gpu: onnxruntime, cuda, directml, coreml.")
-    ] = "openvino",
-    precision: Annotated[str, typer.Option(help="auto (bf16 where the CPU has it), bf16 or fp32.")] = "auto",
-    consistent: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OPERATOR",
-            help="The result, made small again by matlab-bicubic, bicubic, box or a kernel's file, is the source.",
-            show_default=False,
-        ),
-    ] = None,
+    engine: EngineName = "openvino",
+    precision: PrecisionName = "auto",
+    consistent: Consistent = None,
     guess_map: Annotated[
         Path | None,
         typer.Option(
@@ -227,89 +219,54 @@ def upscale(
             show_default=False,
         ),
     ] = None,
-    ensemble: Annotated[
-        bool,
-        typer.Option("--ensemble", help="The mean over all flips and rotations: a little better, eight times as long."),
-    ] = False,
-    provenance: Annotated[
-        bool,
-        typer.Option("--provenance/--no-provenance", help="Leave a record of how it was made, for `superfine verify`."),
-    ] = True,
-    memory: Annotated[
-        float | None,
-        typer.Option(metavar="GB", help="Memory to stay below; half of the machine's by default.", show_default=False),
-    ] = None,
-    white: Annotated[
-        float | None,
-        typer.Option(metavar="LEVEL", help="The level of white in float TIFF; 1 by default.", show_default=False),
-    ] = None,
-    max_megapixels: Annotated[
-        float, typer.Option(help="Refuse sources with more pixels than this many millions.")
-    ] = 1000,
-    codec: Annotated[
-        str, typer.Option(help="How videos are encoded: h264, h265, av1, vp9 or ffv1; auto: as the file's kind has it.")
-    ] = "auto",
-    crf: Annotated[
-        int | None,
-        typer.Option(
-            help="Quality of videos, smaller is better; h264 17, h265 20, av1 24, vp9 20.", show_default=False
-        ),
-    ] = None,
-    start: cli_judge.Begin = None,
-    end: cli_judge.End = None,
-    damaged: Annotated[
-        str, typer.Option(help="At a frame that can't be decoded: stop, or repeat the one before it.")
-    ] = "stop",
-    interlaced: Annotated[
-        str, typer.Option(help="Frames of two half pictures: deinterlace them, or refuse the video.")
-    ] = "deinterlace",
-    as_clip: Annotated[
-        bool, typer.Option("--as-clip", help="A folder's pictures are the frames of one clip, by name.")
-    ] = False,
-    rate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FPS",
-            help="Frames a second of a folder of frames, such as 24 or 24000/1001; 25 by default.",
-            show_default=False,
-        ),
-    ] = None,
-    foreign_colour: cli_convert.ForeignColour = None,
-    foreign_range: cli_convert.ForeignRange = None,
+    ensemble: WithEnsemble = False,
+    provenance: WithProvenance = True,
+    memory: Memory = None,
+    white: White = None,
+    max_megapixels: MaxMegapixels = 1000,
+    codec: Codec = "auto",
+    crf: Crf = None,
+    start: Begin = None,
+    end: End = None,
+    damaged: AtDamage = "stop",
+    interlaced: AtInterlaced = "deinterlace",
+    as_clip: AsClip = False,
+    rate: Rate = None,
+    foreign_colour: ForeignColour = None,
+    foreign_range: ForeignRange = None,
     as_json: Json = False,
 ) -> None:
     """Enlarge pictures, videos and folders of them."""
     from superfine.progress import JsonLines, Terminal
-    from superfine.route import Job
     from superfine.upscale import upscale_path
 
     listener = JsonLines() if as_json else Terminal()
     used = cli_convert.as_model(model, colour=foreign_colour, span=foreign_range)
     try:
         with cli_convert.speaking_of(model, used), listener:
-            job = Job(
+            job = job_of(
                 scale=scale,
-                size=None if size is None else _size(size),
+                size=size,
                 model=used,
                 sharpness=sharpness,
+                file_format=file_format,
+                quality=quality,
                 engine=engine,
-                precision=precision,  # type: ignore[arg-type]
+                precision=precision,
                 consistent=consistent,
                 ensemble=ensemble,
                 provenance=provenance,
-                memory_gb=memory,
-                file_format=file_format,
-                quality=quality,
+                memory=memory,
                 white=white,
                 max_megapixels=max_megapixels,
                 codec=codec,
                 crf=crf,
-                start=cli_judge.seconds_of(start, "--start"),
-                end=cli_judge.seconds_of(end, "--end"),
-                damaged=damaged,  # type: ignore[arg-type]
-                interlaced=interlaced,  # type: ignore[arg-type]
+                start=start,
+                end=end,
+                damaged=damaged,
+                interlaced=interlaced,
                 as_clip=as_clip,
-                rate=None if rate is None else _rate(rate),
+                rate=rate,
             )
             report = upscale_path(
                 sources,
@@ -356,7 +313,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show the whole card of a network."""
-    from superfine.models import find_model
+    from superfine.models import RESTORES, find_model
 
     try:
         used = cli_convert.as_model(name)
@@ -369,6 +326,8 @@ def show(
             continue
         for key, value in facts.items():
             shown = ", ".join(f"{test} {dB:.2f} dB" for test, dB in value.items()) if isinstance(value, dict) else value
+            if key == "restoring":
+                shown = f"yes: {RESTORES}, and no warning is given" if value else "no"
             typer.echo(f"{key.replace('_', ' '):<17}{one_line(str(shown))}")
         typer.echo("")
 
@@ -418,23 +377,6 @@ def _diagnosis() -> dict[str, dict[str, str]]:
         "engines": {name: engine_state(name) for name in ENGINES},
         "pictures": codecs(),
     }
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
-        raise UsageError(f"--size {text!r} is not a size; write it as 1920x1080")
-    return int(height), int(width)
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise UsageError(f"--rate {text!r} is not a number of frames a second; write it as 25 or 30000/1001")
-    return rate
 
 
 def _stop(message: str, status: int) -> NoReturn:

@@ -20,6 +20,7 @@ from superfine.protobuf import protobuf_fields
 __all__ = [
     "CLASSICAL",
     "MATLAB",
+    "RESTORES",
     "Card",
     "HaloKind",
     "Model",
@@ -39,6 +40,9 @@ __all__ = [
 MATLAB = "matlab-bicubic"
 #: Models that need no network; they enlarge by any factor.
 CLASSICAL = (*KERNELS, MATLAB)
+
+#: Of networks whose card says `restoring`.
+RESTORES = "takes noise and traces away, so made small again its result isn't the source"
 
 HaloKind = Literal["exact", "practical", "whole"]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from superfine.clip import shown_time
+from superfine.cluster import ClusterProgress, ClusterReport, Task
 from superfine.provenance import Consistency
 from superfine.terminal import one_line
 from superfine.upscale import Pace, Progress, Report, Result, VideoResult
 
-__all__ = ["JsonLines", "Terminal"]
+__all__ = ["ClusterLines", "ClusterTerminal", "JsonLines", "Terminal"]
 
 # How often a machine hears of a video.
 _LINE_SECONDS: Final = 1.0
@@ -52,6 +53,12 @@ class Terminal(Progress):
         self._task = self._bar.add_task(f"0 of {pictures}", total=weight)
         self._bar.start()
 
+    def expect(self, pictures: int, weight: int) -> None:
+        self._pictures += pictures
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._bar.tasks[self._task].total + weight)
+            self._show_count()
+
     def advance(self, weight: float) -> None:
         if self._bar is not None:
             self._bar.advance(self._task, weight)
@@ -77,9 +84,12 @@ class Terminal(Progress):
     def finish(self, result: Result) -> None:
         self._finished += 1
         if self._bar is not None:
-            self._bar.update(self._task, description=f"{self._finished} of {self._pictures}")
+            self._show_count()
             if result.status == "failed":
                 self.warn(f"failed: {result.message}")
+
+    def _show_count(self) -> None:
+        self._bar.update(self._task, description=f"{self._finished} of {self._pictures}")
 
     def summary(self, report: Report) -> None:
         """What was made or planned, what happened to it on the way, and what failed, by name."""
@@ -128,11 +138,47 @@ class JsonLines(Progress):
         _line_of(facts | {"fps": round(pace.fps, 2)})
 
     def finish(self, result: Result) -> None:
-        parts = {"video": result.video, "consistency": result.consistency}
-        _line_of(vars(result) | {name: None if part is None else asdict(part) for name, part in parts.items()})
+        _line_of(_facts(result))
 
     def summary(self, report: Report) -> None:
         """Nothing more: every line was one of its results."""
+
+
+class ClusterTerminal(Terminal, ClusterProgress):
+    """As `Terminal`; of a million pictures each that failed is named when it fails."""
+
+    def settled(self, task: Task, result: Result) -> None:  # noqa: ARG002 - its message names it
+        self.finish(result)
+        if result.status == "failed" and self._bar is None:
+            self.warn(f"failed: {result.message}")
+
+    def total(self, report: ClusterReport) -> None:
+        """What became of all of them."""
+        for note, (number, names) in report.notes.items():
+            which = "" if report.listed == 1 else _which_of(number, names, report.listed, "files")
+            _say(f"note: {which}{one_line(note)}")
+        counts = {"done": report.done, "skipped": report.skipped, "failed": report.failed}
+        parts = [f"{number:,} {status}" for status, number in counts.items() if number] or ["nothing done"]
+        other = f"; {report.ignored:,} other files left alone" if report.ignored else ""
+        seconds = time.monotonic() - self._started
+        _say(f"{', '.join(parts)} of {report.listed:,} listed in {seconds:.1f} s{other}")
+
+
+class ClusterLines(JsonLines, ClusterProgress):
+    """As `JsonLines`, with URLs where sources and results lie in object stores; the last line is the whole run's."""
+
+    def settled(self, task: Task, result: Result) -> None:
+        _line_of(_facts(result) | {"source": task.source, "output": task.output})
+
+    def total(self, report: ClusterReport) -> None:
+        """What became of all of them."""
+        names = ("listed", "done", "failed", "skipped", "ignored")
+        _line_of({"status": "finished"} | {name: getattr(report, name) for name in names})
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    parts = {"video": result.video, "consistency": result.consistency}
+    return vars(result) | {name: None if part is None else asdict(part) for name, part in parts.items()}
 
 
 def _line_of(facts: dict[str, Any]) -> None:
@@ -142,8 +188,12 @@ def _line_of(facts: dict[str, Any]) -> None:
 
 def _which(names: list[str], total: int, things: str) -> str:
     """How many, and where that isn't all of them, which: the first few."""
-    shown = ", ".join([*map(one_line, names[:_NAMED]), *["…"] * (len(names) > _NAMED)])
-    return f"{len(names)} of {total} {things}{'' if len(names) == total else f' ({shown})'}: "
+    return _which_of(len(names), names[:_NAMED], total, things)
+
+
+def _which_of(number: int, names: list[str], total: int, things: str) -> str:
+    shown = ", ".join([*map(one_line, names), *["…"] * (number > len(names))])
+    return f"{number:,} of {total:,} {things}{'' if number == total else f' ({shown})'}: "
 
 
 def _things(report: Report) -> str:

@@ -60,6 +60,7 @@ __all__ = [
     "Workshops",
     "choose_model",
     "choose_video_model",
+    "half_of_memory",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -381,7 +382,7 @@ class Workshop:
         if ENGINES[job.engine] is not None and (state := engine_state(job.engine)) != "ready":
             raise EngineError(f"--engine {job.engine}: {state}; use --engine openvino")
         self.job = job
-        self.limit = job.memory_gb * 1e9 if job.memory_gb is not None else _half_of_memory()
+        self.limit = job.memory_gb * 1e9 if job.memory_gb is not None else half_of_memory()
         """Bytes to stay below."""
         self.kept = 0
         """Bytes, estimated, that the engines hold on to between two pictures."""
@@ -634,7 +635,8 @@ def _largest_tile(shape: Shape, engines: Sequence[Engine], tiles: Sequence[int],
     return largest
 
 
-def _half_of_memory() -> float:
+def half_of_memory() -> float:
+    """Bytes: half of what this machine has, or of what the container is allowed."""
     total = 8e9
     with suppress(AttributeError, ValueError, OSError):
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

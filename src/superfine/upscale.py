@@ -32,7 +32,7 @@ from superfine.image import Picture, coding_of, format_of, open_picture, save_pi
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
 from superfine.listing import Item, Listing, list_sources
-from superfine.models import Card, HaloKind
+from superfine.models import RESTORES, Card, HaloKind
 from superfine.outputs import make_folder
 from superfine.provenance import (
     Consistency,
@@ -48,16 +48,18 @@ from superfine.upscale_video import (
     Pace,
     VideoPlan,
     VideoResult,
+    begin_video,
     check_coding,
     check_free_video,
     coding_of_video,
     make_video,
+    make_video_pieces,
     plan_video,
     seconds_expected,
 )
-from superfine.video import begun, forget
+from superfine.video import Pieces, begun, forget
 
-__all__ = ["Pace", "Progress", "Report", "Result", "VideoResult", "upscale", "upscale_path"]
+__all__ = ["Pace", "Progress", "Report", "Result", "Run", "VideoResult", "upscale", "upscale_path"]
 
 Array = npt.NDArray[np.generic]
 
@@ -125,7 +127,10 @@ class Progress:
     """Listens to a run; this one says nothing. Weights are bytes of source files."""
 
     def begin(self, pictures: int, weight: int) -> None:
-        """The run is about to begin."""
+        """The run is about to begin; where its sources are still being listed, these are those found so far."""
+
+    def expect(self, pictures: int, weight: int) -> None:
+        """So many more were found than was known before, of so much weight."""
 
     def warn(self, message: str) -> None:
         """What a person should know before a picture or a video is begun."""
@@ -228,7 +233,7 @@ def upscale_path(
     _check_wishes(listing, workshops.job)
     chart = None if guess_map is None else _checked_map(Path(guess_map), listing, overwrite=overwrite)
     report = Report(ignored=listing.ignored)
-    run = _Run(workshops, progress, report, chart, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    run = Run(workshops, report.results.append, progress, chart, resume=resume, overwrite=overwrite, dry_run=dry_run)
     progress.begin(len(listing.items), sum(item.weight for item in listing.items))
     with run:
         for item in listing.items:
@@ -314,7 +319,9 @@ def _check_pixels(pixels: Array) -> None:
         raise ShapeError(f"want uint8, uint16 or float32 in 0..1, got {pixels.dtype}; convert it with .astype")
     if pixels.dtype == np.float32:
         low, high = float(pixels.min()), float(pixels.max())
-        if math.isnan(low) or low < 0:
+        if math.isnan(low):
+            raise ShapeError("float pixels hold NaN; replace it, as with numpy.nan_to_num")
+        if low < 0:
             raise ShapeError(f"float pixels reach down to {low:g}; they must lie in 0..1")
         if high > 1:
             raise ShapeError(f"float pixels reach up to {high:g}; divide by their white level first")
@@ -323,29 +330,37 @@ def _check_pixels(pixels: Array) -> None:
 # ---- the run
 
 
-class _Run:
-    """Takes pictures one by one; encoding of the last ones goes on while the next is enlarged."""
+class Run:
+    """Takes pictures and videos one by one, with networks that stay warm.
+
+    With `do` encoding of the last pictures goes on while the next is enlarged; used as a context manager, all of them
+    are there at its end. made: hears what became of each, in the order in which they are finished. journals: opens the
+    journal of a folder.
+    """
 
     def __init__(
         self,
         workshops: Workshops,
+        made: Callable[[Result], None],
         progress: Progress,
-        report: Report,
-        guess_map: Path | None,
+        guess_map: Path | None = None,
         *,
-        resume: bool,
-        overwrite: bool,
-        dry_run: bool,
+        resume: bool = True,
+        overwrite: bool = False,
+        dry_run: bool = False,
+        journals: Callable[[Path], Journal] = Journal,
     ) -> None:
         self._workshops = workshops
         self._progress = progress
-        self._report = report
+        self._made = made
+        self._open_journal = journals
         self._guess_map = guess_map
         self._resume = resume
         self._overwrite = overwrite
         self._dry_run = dry_run
         self._journals: dict[Path, Journal] = {}
         self._pending: deque[_Pending] = deque()
+        self._plans: dict[Item, _Planned] = {}
         self._told = 0.0  # how much of the present item's weight the progress has heard of
         self._speeds: dict[tuple[object, ...], float] = {}
 
@@ -359,19 +374,27 @@ class _Run:
 
     def do(self, item: Item) -> None:
         """One picture or video, whatever becomes of it."""
-        self._told = 0.0
         try:
-            result = self._do_video(item) if item.moves and not item.problem else self._do(item)
+            result = self._begun(item)
         except (SuperfineError, MemoryError, OSError) as error:
-            result = _failure(item, error)
+            result = failure(item, error)
         raise_if_asked()
         if result is not None:
             self._finish(result, item.weight - self._told)
         while self._pending and (len(self._pending) > _PENDING_FILES or self._pending[0].encoding.over):
             self._settle()
 
-    def _do(self, item: Item) -> Result | None:
+    def alone(self, item: Item) -> Result:
+        """One picture or video, until its file is there; raises what stopped it, and tells nobody of it."""
+        result = self._begun(item)
+        return self._ended() if result is None else result
+
+    def _begun(self, item: Item) -> Result | None:
         """The result, or None where it will be there once the picture is encoded."""
+        self._told = 0.0
+        return self._do_video(item) if item.moves and not item.problem else self._do(item)
+
+    def _do(self, item: Item) -> Result | None:
         job = self._workshops.job
         if item.problem:
             raise SourceError(item.problem)
@@ -423,6 +446,48 @@ class _Run:
         return None
 
     def _do_video(self, item: Item) -> Result:
+        planned = self._planned(item)
+        if isinstance(planned, Result):
+            return planned
+        if self._dry_run:
+            result = self._describe_video(item, planned.plan, planned.notes)
+            return replace(result, status="planned", seconds=seconds_expected(planned.plan))
+        while self._pending:  # a video's memory is counted as if there were nothing else
+            self._settle()
+        if not self._resume:
+            forget(item.output)
+        return self._video(item, planned)
+
+    def begin(self, item: Item) -> Pieces | Result:
+        """Begin a video whose pieces several runs will make; its result where it was done before.
+
+        Raises what stops it, as `pieces` and `join` do, and tells nobody of it.
+        """
+        self._plans.pop(item, None)
+        planned = self._planned(item)
+        if isinstance(planned, Result):
+            return planned
+        if not self._resume:
+            forget(item.output)
+        return begin_video(planned.plan)
+
+    def pieces(self, item: Item, begin: int, finish: int) -> None:
+        """Make the pieces of a begun video from `begin` on and before `finish`."""
+        planned = self._planned(item)
+        if not isinstance(planned, Result):  # who is slow may find it joined already
+            make_video_pieces(planned.plan, begin, finish)
+
+    def join(self, item: Item) -> Result:
+        """Make a begun video's file, and whatever of its pieces is still missing."""
+        self._told = 0.0
+        self._plans.pop(item, None)  # planning afresh notices a source that has changed meanwhile
+        planned = self._planned(item)
+        return planned if isinstance(planned, Result) else self._video(item, planned)
+
+    def _planned(self, item: Item) -> "_Planned | Result":
+        """How to make a video; or that it was done before. The last plan is kept: it takes reading the whole file."""
+        if item in self._plans:
+            return self._plans[item]
         before = stamp(item.source)
         coding = coding_of_video(item.source, self._workshops.job)
         workshop, reason = self._workshops.suited_to_video(coding.codec, coding.size, lossless=coding.lossless)
@@ -435,18 +500,20 @@ class _Run:
         plan = plan_video(item.source, item.output, workshop, coding.clip)
         kept = self._workshops.kept_besides(workshop, plan.route.memory)
         plan = replace(plan, route=replace(plan.route, memory=plan.route.memory + kept))
-        result = self._describe_video(item, plan, (reason,) if reason else ())
-        if self._dry_run:
-            return replace(result, status="planned", seconds=seconds_expected(plan))
-        while self._pending:  # a video's memory is counted as if there were nothing else
-            self._settle()
-        if not self._resume:
-            forget(item.output)
+        self._plans = {item: _Planned(plan, (reason,) if reason else (), before)}
+        return self._plans[item]
+
+    def _video(self, item: Item, planned: "_Planned") -> Result:
+        self._plans.clear()
+        plan, workshop = planned.plan, planned.plan.workshop
+        journal = self._journal(item.journal) if item.journal is not None else None
+        result = self._describe_video(item, plan, planned.notes)
         started = time.perf_counter()
 
         def note(part: Path) -> None:
             if journal is not None:
-                journal.add(journal.entry(item.source, before, item.output, stamp(part), options))
+                options = workshop.video_fingerprint
+                journal.add(journal.entry(item.source, planned.before, item.output, stamp(part), options))
 
         recorded = workshop.job.provenance
         tally, given = Tally(), PixelHash(plan.clip.shape, plan.clip.dtype, clip=True)
@@ -520,36 +587,42 @@ class _Run:
         return sum(pending.memory - FIXED_BYTES for pending in self._pending) + FIXED_BYTES
 
     def _settle(self) -> None:
-        pending = self._pending.popleft()
+        item = self._pending[0].item
         try:
-            pending.encoding.wait()
-            result = replace(
-                pending.result,
-                seconds=pending.encoding.ended - pending.started,
-                notes=(*pending.result.notes, *pending.recorder.notes),
-            )
-            if self._guess_map is not None and pending.guess is not None:
-                limit = self._workshops.job.max_megapixels
-                source = open_picture(pending.item.source, max_megapixels=limit, upright=True)
-                write_guess_map(self._guess_map, source, pending.item.output, pending.guess)
-                told = f"guess map: {self._guess_map}, and as heat over the result {overlay_path(self._guess_map)}"
-                result = replace(result, notes=(*result.notes, told))
+            result = self._ended()
         except (SuperfineError, MemoryError, OSError) as error:
-            result = _failure(pending.item, error)
+            result = failure(item, error)
         self._finish(result, 0)
+
+    def _ended(self) -> Result:
+        """What became of the picture that has waited longest for its encoder; raises what stopped it."""
+        pending = self._pending.popleft()
+        pending.encoding.wait()
+        result = replace(
+            pending.result,
+            seconds=pending.encoding.ended - pending.started,
+            notes=(*pending.result.notes, *pending.recorder.notes),
+        )
+        if self._guess_map is not None and pending.guess is not None:
+            limit = self._workshops.job.max_megapixels
+            source = open_picture(pending.item.source, max_megapixels=limit, upright=True)
+            write_guess_map(self._guess_map, source, pending.item.output, pending.guess)
+            told = f"guess map: {self._guess_map}, and as heat over the result {overlay_path(self._guess_map)}"
+            result = replace(result, notes=(*result.notes, told))
+        return result
 
     def _advance(self, weight: float) -> None:
         self._told += weight
         self._progress.advance(weight)
 
     def _finish(self, result: Result, weight: float) -> None:
-        self._report.results.append(result)
+        self._made(result)
         self._progress.advance(weight)
         self._progress.finish(result)
 
     def _journal(self, folder: Path) -> Journal:
         if folder not in self._journals:
-            self._journals[folder] = Journal(folder)
+            self._journals[folder] = self._open_journal(folder)
         return self._journals[folder]
 
     def _describe_video(self, item: Item, plan: VideoPlan, notes: tuple[str, ...]) -> Result:
@@ -639,10 +712,20 @@ def _drift(found: Consistency, tally: Tally, workshop: Workshop, route: Route) -
     if not cards or not (colour or structure):
         return
     if restoring := [card.name for card in cards if card.restoring]:
-        yield f"{' and '.join(restoring)} takes away noise and traces, so made small again the result isn't the source"
+        yield f"{' and '.join(restoring)} {RESTORES}"
         return
     what = " and ".join(["colour"] * colour + ["structure"] * structure)
     yield f"{what} drifted: made small again, the result isn't the source; look at it, or take --consistent bicubic"
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A video that can be begun."""
+
+    plan: VideoPlan
+    notes: tuple[str, ...]
+    before: tuple[int, int]
+    """The source's stamp before anything of it was read."""
 
 
 @dataclass
@@ -671,7 +754,8 @@ def _promise(cards: Sequence[Card], route: Route, size: Size) -> tuple[str, str]
     return kind, ""
 
 
-def _failure(item: Item, error: BaseException) -> Result:
+def failure(item: Item, error: BaseException) -> Result:
+    """What a run says of an item that `error` has stopped."""
     words = str(error) or type(error).__name__
     named = str(item.source) in words or str(item.output) in words
     if item.moves and begun(item.output):

@@ -1,0 +1,28 @@
+"""What travels to a worker: the names of one picture or video, and none of its bytes."""
+
+from dataclasses import dataclass
+
+__all__ = ["Ignored", "Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture or video of a run. Names are paths that all nodes see, or URLs of object stores."""
+
+    source: str
+    output: str
+    weight: int
+    """Bytes of the source, at least 1."""
+    moves: bool
+    """It's a video, an animation, or the frames of one; in stores, where nothing is opened to list it, by its name."""
+    problem: str = ""
+    """Why it can't even be begun."""
+    journal: str = ""
+    """The folder, or the URL of it, whose journal knows it; none where it is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A file in a folder of the run that is neither a picture nor a video."""
+
+    name: str
