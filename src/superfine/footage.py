@@ -28,6 +28,8 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _STILL_BRANDS: Final = (b"avif", b"avis", b"mif1", b"heic", b"heix", b"hevc", b"heim", b"heis", b"msf1")
 # The chunk of an APNG that says how many pictures there are stands before the first of them.
 _HEAD: Final = 1 << 16
+# By so many bytes formats are known.
+_MAGIC: Final = 64
 
 
 def kind_of(source: Path) -> Literal[Kind, ""]:
@@ -87,7 +89,9 @@ def read_footage(
 
 def _head(source: Path) -> bytes:
     with suppress(OSError), source.open("rb") as file:
-        return file.read(_HEAD)
+        head = file.read(_MAGIC)
+        # Of PNG alone it must be known whether it's animated, and over a network each byte counts.
+        return head + file.read(_HEAD - _MAGIC) if head.startswith(_PNG) else head
     return b""
 
 
