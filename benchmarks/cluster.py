@@ -133,7 +133,7 @@ def alone(sources: Path, output: Path, model: str, processes: int) -> float:
 def efficiency(folder: Path, count: int, model: str, runs: int) -> None:
     sources = folder / "pictures"
     sources.mkdir()
-    photo = pyvips.Image.new_from_file(str(PHOTO)).resize(0.5)
+    photo = pyvips.Image.new_from_file(str(PHOTO)).resize(2)
     for number in range(count):
         photo.pngsave(str(sources / f"{number:03}.png"))
     plain: dict[int, list[float]] = {1: [], 2: []}

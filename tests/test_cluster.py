@@ -1,7 +1,10 @@
 """What goes next to whom, tries, counts: with a crew whose answers are known. Ray itself is in test_cluster_slow."""
 
+import io
+import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections import Counter, deque
@@ -40,9 +43,10 @@ from superfine.cluster.schedule import (
 from superfine.cluster.task import Task
 from superfine.cluster.worker import Errand, Host, Worker
 from superfine.engine import cores
-from superfine.errors import EngineError, SourceError, UsageError
+from superfine.errors import EngineError, OutputError, SourceError, UsageError
 from superfine.listing import Item
 from superfine.models import find_model
+from superfine.progress import ClusterLines, ClusterTerminal
 from superfine.route import Job
 from superfine.upscale import Result, Run, upscale_path
 from superfine.video import Pieces, Stretch
@@ -426,6 +430,8 @@ class FakeActor:
     def _answer(self, name: str, *given: Any) -> Any:
         answer: Future[Any] = Future()
         self._ray.calls.append((self.node, name, given))
+        if self._ray.silent:
+            return SimpleNamespace(future=lambda: answer)
         try:
             answer.set_result(self._ray.answer(self, name, given))
         except Exception as error:  # noqa: BLE001 - as Ray hands it on
@@ -443,6 +449,7 @@ class FakeRay:
         self.calls: list[tuple[str, str, Any]] = []
         self.kinds: dict[str, dict[str, str]] = {}
         self.unseen: dict[str, list[str]] = {}
+        self.silent = False
         self.failing: Callable[[FakeActor, str], None] = lambda actor, name: None
 
     def put(self, value: Any) -> Any:
@@ -603,6 +610,24 @@ def test_cores_that_no_node_has_are_refused() -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"none: can't be written to: No such file"),
+        fleet(FakeRay(("a", 1)), cores=1, folder=tmp_path / "none"),
+    ):
+        pass
+
+
+def test_who_waits_for_cores_that_others_have_hears_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._WORTH_SAYING_SECONDS", -1)
+    fake, warned = FakeRay(("a", 1)), list[str]()
+    fake.silent = True
+    with fleet(fake, warned, cores=1) as crew:
+        assert [*mustered(crew), *mustered(crew)] == []
+    assert len(warned) == 1
+    assert "no worker has started yet" in warned[0]
+
+
 def test_a_dead_worker_is_told_of_and_made_anew() -> None:
     fake = FakeRay(("a", 1))
 
@@ -661,6 +686,46 @@ def test_report_counts_and_keeps_only_so_much() -> None:
     assert (report.failed, report.done, report.skipped) == (350, 2, 0)
     assert len(report.failures) == 100
     assert report.notes == {"grey": (2, ["a.png", "b.png"])}
+
+
+def test_totals_grow_on_a_terminal_and_failures_are_named_when_they_happen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    report = ClusterReport(listed=3, ignored=1200)
+    with ClusterTerminal() as terminal:
+        terminal.begin(0, 0)
+        terminal.expect(2, 200)
+        terminal.expect(1, 100)
+        terminal.advance(100)
+        outcomes = {"a.png": "done", "b.png": "skipped", "bad.png": "failed"}
+        for name, status in outcomes.items():
+            result = Result(Path(name), None, status, f"{name}: broken" if status == "failed" else "", notes=("grey",))  # type: ignore[arg-type]
+            report.count(task(name), result)
+            terminal.settled(task(name), result)
+        assert "failed: bad.png: broken" in screen.getvalue()
+    assert "3 of 3" in screen.getvalue()
+    terminal.total(report)
+    said = capsys.readouterr().out
+    assert "note: 3 of 3 files: grey\n" in said
+    assert re.search(
+        r"^1 done, 1 skipped, 1 failed of 3 listed in \d+\.\d s; 1,200 other files left alone$", said, re.MULTILINE
+    )
+
+
+def test_lines_of_json_keep_urls_and_end_with_the_whole_run(capsys: pytest.CaptureFixture[str]) -> None:
+    stored = Task("s3://archive/in/a.png", "s3://archive/out/a.png", 5, moves=False)
+    with ClusterLines() as lines:
+        lines.begin(0, 0)
+        lines.expect(1, 5)
+        lines.settled(stored, Result(Path(stored.source), Path(stored.output), "done", size=(4, 6)))
+        lines.total(ClusterReport(listed=1, done=1))
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["source"], first["output"], first["size"]) == (stored.source, stored.output, [4, 6])
+    assert last == {"status": "finished", "listed": 1, "done": 1, "failed": 0, "skipped": 0, "ignored": 0}
 
 
 def test_without_the_extra_the_command_says_how_to_install_it(tmp_path: Path) -> None:

@@ -369,6 +369,7 @@ def _diagnosis() -> dict[str, dict[str, str]]:
         "pillow-heif",
         "torch",
         "lightning-fabric",
+        "ray",
     )
     return {
         "system": {"platform": platform.platform(), "python": platform.python_version(), "cores": str(cores())},

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 from superfine.cluster.schedule import Event, Finished, Joined, Lost, Trouble, Work
 from superfine.cluster.worker import Errand, Host, Worker
-from superfine.errors import EngineError, MissingExtraError, SuperfineError, UsageError
+from superfine.errors import EngineError, MissingExtraError, OutputError, SuperfineError, UsageError
 
 __all__ = ["Fleet", "Needs", "connected"]
 
@@ -28,6 +28,8 @@ __all__ = ["Fleet", "Needs", "connected"]
 _LOOK_SECONDS: Final = 2.0
 # How long the first workers wait for the others, to see whether all are of one kind.
 _MUSTER_SECONDS: Final = 60.0
+# How long no worker may start before a person hears of it.
+_WORTH_SAYING_SECONDS: Final = 30.0
 # Before a worker that didn't start is started again, doubled each time up to the longest.
 _AGAIN_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 60.0
@@ -189,15 +191,13 @@ class Fleet:
         self._barred: set[str] = set()
         self._starts = 0
         self._mustered = False
+        self._told = False
         self._began = time.monotonic()
         self._token: Path | None = None
 
     def __enter__(self) -> Self:
         self._cores = self._needs.cores or self._usual_cores()
         self._actor = self._ray.remote(num_cpus=self._cores, num_gpus=self._needs.gpus, max_restarts=0)(Worker)
-        if self._needs.folder is not None:
-            self._token = self._needs.folder / f".superfine-seen-{os.getpid()}"
-            self._token.touch()
         self._look()
         if not any(self._slots.values()) and self._nodes():
             most = max(node["Resources"].get("CPU", 0) for node in self._nodes())
@@ -205,6 +205,12 @@ class Fleet:
                 f"--per-actor-cpus {self._cores}: no node has so many cores{' and GPUs' if self._needs.gpus else ''};"
                 f" the largest has {most:g}"
             )
+        if self._needs.folder is not None:
+            self._token = self._needs.folder / f".superfine-seen-{os.getpid()}"
+            try:
+                self._token.touch()
+            except OSError as error:
+                raise OutputError(f"{self._needs.folder}: can't be written to: {error.strerror}") from error
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -231,7 +237,15 @@ class Fleet:
             while True:
                 found += self._event(*self._answers.get_nowait())
         self._prepare()
+        self._tell_of_waiting()
         return self._admitted(found)
+
+    def _tell_of_waiting(self) -> None:
+        if self._told or any(member.host is not None for member in self._members.values()):
+            return
+        if time.monotonic() - self._began > _WORTH_SAYING_SECONDS:
+            self._told = True
+            self._warn("no worker has started yet; others may have the cluster's cores, as `ray status` shows")
 
     def _admitted(self, found: list[Event]) -> list[Event]:
         """At first those who join wait until all are there, or have had their time."""
@@ -373,7 +387,10 @@ class Fleet:
     # ---- life and death
 
     def _nodes(self) -> list[dict[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"]]
+        try:
+            return [node for node in self._ray.nodes() if node["Alive"]]
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise EngineError(f"the cluster's head doesn't answer ({_words(error)}); run the same again") from error
 
     def _usual_cores(self) -> int:
         counts = [int(node["Resources"].get("CPU", 0)) for node in self._nodes()]
