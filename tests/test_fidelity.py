@@ -330,6 +330,28 @@ def test_alpha_is_no_colour():
     assert tally.drift[3] == pytest.approx(-255 * small[..., 3].mean(), rel=1e-4)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_colours_count_as_far_as_they_are_seen(channels):
+    small, large = noise(40, 25, channels), noise(80, 50, channels, seed=1)
+    small[:, :9, -1] = 0
+    tally = Tally()
+    list(measured_bands(cut(large, 1), cut(small, 2), small.shape, (80, 50), tally, reduction("bicubic", 2)))
+    off = (resize(large.astype(np.float64), (40, 25)) - small)[..., :-1]
+    seen = np.repeat(small[..., -1:], channels - 1, 2)
+    assert tally.psnr == pytest.approx(-10 * np.log10(np.average(np.square(off), weights=seen)), abs=1e-4)
+    wanted = 255 * np.average(off, axis=(0, 1), weights=seen)
+    assert tally.drift[:-1] == pytest.approx(tuple(wanted), abs=1e-3)
+
+
+def test_of_what_is_hidden_nothing_counts():
+    small = noise(8, 9, 4)
+    small[..., 3] = 0
+    tally = Tally()
+    list(measured_bands([1 - small], [small], small.shape, (8, 9), tally))
+    assert tally.psnr == np.inf
+    assert tally.drift[:3] == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("large", "small", "message"),
     [

@@ -89,9 +89,12 @@ class Tally:
     """How well a picture's reduction agrees with its source; filled while its bands pass, whole after the last one."""
 
     psnr: float | None = None
-    """Between input and reduced output over all colour channels, in dB, white is the peak; infinite where equal."""
+    """Between input and reduced output over all colour channels, in dB, white is the peak; infinite where equal.
+
+    With alpha colours count as far as they are seen.
+    """
     drift: tuple[float, ...] = ()
-    """Each channel's mean of reduced output minus input, in 8-bit levels."""
+    """Each channel's mean of reduced output minus input, in 8-bit levels; of colours as far as they are seen."""
     worst: float = 0.0
     """The largest difference of a sample, in levels of the output (of white for float32)."""
     misses: int = 0
@@ -99,28 +102,33 @@ class Tally:
     samples: int = 0
     _squares: float = field(default=0.0, repr=False)
     _sums: Floats = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    _seen: float = field(default=0.0, repr=False)
 
-    def add(self, difference: Floats, white: float) -> None:
-        """Count samples (c, rows, cols) of reduced output minus input, in levels of which `white` are white."""
+    def add(self, difference: Floats, white: float, alpha: Floats | None = None) -> None:
+        """Count samples (c, rows, cols) of reduced output minus input, in levels of which `white` are white.
+
+        alpha: the input's, (rows, cols) in 0..1, where it is the last channel.
+        """
         if not len(self._sums):
             self._sums = np.zeros(len(difference))
-        colours = difference[: _colours(len(difference))]
-        self._squares += float(np.vdot(colours, colours)) / white**2
-        self._sums = self._sums + difference.sum(axis=(1, 2)).astype(np.float64) / white
+        colours = difference if alpha is None else difference[:-1]
+        shown = colours if alpha is None else colours * alpha
+        self._squares += float(np.vdot(shown, colours)) / white**2
+        self._sums[: len(colours)] += shown.sum(axis=(1, 2)).astype(np.float64) / white
+        self._seen += colours[0].size if alpha is None else float(alpha.sum(dtype=np.float64))
         worst = max(float(difference.max()), -float(difference.min()))
         self.worst = max(self.worst, worst)
         half = HALF_LEVEL if white > 1 else HALF_LEVEL / 255
         if worst > half:
             self.misses += int(np.count_nonzero(np.abs(difference) > half))
         self.samples += difference.size
-        each = self.samples // len(difference)
-        mean = self._squares / (each * len(colours))
+        counts = np.full(len(self._sums), max(self._seen, 1e-9))
+        if alpha is not None:
+            self._sums[-1] += float(difference[-1].sum(dtype=np.float64)) / white
+            counts[-1] = self.samples // len(difference)
+        mean = self._squares / (counts[0] * len(colours))
         self.psnr = math.inf if mean == 0 else -10 * math.log10(mean)
-        self.drift = tuple(float(255 * total / each) for total in self._sums)
-
-
-def _colours(channels: int) -> int:
-    return channels - 1 if channels in (2, 4) else channels
+        self.drift = tuple(float(255 * total / count) for total, count in zip(self._sums, counts, strict=True))
 
 
 def consistent_bands(
@@ -702,7 +710,9 @@ def _measured(
                 break
             pixels: Floats = large(first, last).reshape(-1, *band.shape[1:]).astype(dtype, copy=False)
             small = reduce(pixels, span)
-            tally.add(small - np.multiply(source(*span), white, dtype=dtype), white)
+            given = source(*span)
+            alpha = given[-1] if len(given) in (2, 4) else None
+            tally.add(small - np.multiply(given, white, dtype=dtype), white, alpha)
             source.forget(span[0] - 2 * (reduction.reach if reduction else 0))
             large.forget(first)
             span = next(spans, None)
