@@ -41,6 +41,7 @@ optimizer = {warm_up = 3}
 # `superfine`, in which something happens at step 8 of the first try, when the state of step 5 is saved.
 MISHAP = """
 import os, signal
+import torch
 from superfine.cli import main
 from superfine.train import loop
 
@@ -63,6 +64,7 @@ def happen(rank):
     heard, told = os.pipe()
     os.set_blocking(told, False)
     signal.set_wakeup_fd(told)
+    torch.distributed.barrier()  # the other one hears it too
     if rank == "0":
         os.kill(os.getppid(), signal.SIGTERM)
     os.read(heard, 1)

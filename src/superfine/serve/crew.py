@@ -5,6 +5,7 @@ frame, and where that takes too long, or a decoder hangs or swallows memory, the
 """
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -412,10 +413,9 @@ class Crew:
                 )
             self._settle(job, answer)
         except Exception as error:
-            if not job.over:  # else it's only the record that couldn't be kept
-                words = f"the server failed ({type(error).__name__}), and its log says how; try again"
-                self._finish(job, "failed", words)
-            raise
+            self._finish(job, "failed", _words_of(error))
+            facts = {"message": f"superfine serve: job {job.id} failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(facts)
         finally:
             self._recent = 0.8 * self._recent + 0.2 * (time.monotonic() - started)
             self._running.pop(job.id, None)
@@ -454,14 +454,14 @@ class Crew:
         upload = self._store.uploads.get(job.upload)
         if upload is not None:  # before and after are looked at together
             upload.expires = max(upload.expires, job.expires)
-            self._store.save(upload)
+            self._store.update(upload)
         self._keep(job)
         self.wake(job)
 
     def _keep(self, job: Job) -> None:
         """Save what has changed, unless the job was thrown away meanwhile: it mustn't come back."""
         if self._store.knows(job):
-            self._store.save(job)
+            self._store.update(job)
         else:
             shutil.rmtree(self._store.job_folder(job.id), ignore_errors=True)
 
@@ -514,6 +514,13 @@ async def came(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def _words_of(error: Exception) -> str:
+    """What a person should know of a failure that is the server's."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the server's disk is full; delete what is no longer needed, and try again"
+    return f"the server failed ({type(error).__name__}), and its log says how; try again"
 
 
 def _usable_cores() -> list[int]:

@@ -1,9 +1,13 @@
 """Starting the server: where it listens, who may come in, and what it takes on."""
 
 import os
+import resource
 import secrets
 import signal
 import socket
+import sys
+import threading
+import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,16 +19,20 @@ import uvicorn
 from superfine.engine import cores
 from superfine.errors import OutputError, UsageError
 from superfine.serve.app import make_app
+from superfine.serve.connections import Config, most_connections
 from superfine.serve.guard import Door, is_loopback
 from superfine.serve.limits import Limits, machine_limits
 from superfine.serve.service import Settings
 from superfine.serve.store import Store
 
-__all__ = ["Start", "run"]
+__all__ = ["Start", "opens_by_itself", "run"]
 
 # Shorter ones can be guessed.
 _SHORTEST_TOKEN: Final = 16
 _TOKEN_LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~")
+
+# For a thousand connections, each with a file that it is sent, and the rest.
+_FILES_WANTED: Final = 4096
 
 # Of the machine's, that all processes may have in use before one of them is stopped.
 _MOST_MEMORY: Final = 0.8
@@ -51,6 +59,8 @@ class Start:
     disk_gigabytes: float = 20
     hours_kept: float = 24
     workers: int | None = None
+    open_page: bool = False
+    """In the browser, once it is there."""
 
 
 def run(start: Start, say: Callable[[str], None]) -> None:
@@ -64,9 +74,10 @@ def run(start: Start, say: Callable[[str], None]) -> None:
         raise UsageError(f"--root {settings.root}: there is no such folder")
     Store(settings.state).close()  # what is wrong with it is said before anything else is
     listener = _listener(start)
-    config = uvicorn.Config(
+    config = Config(
         make_app(settings, door),
-        log_level="warning",
+        most_connections=most_connections(_files_allowed()),
+        log_level="error",  # of what strangers send wrong nothing is written down: they could fill the disk with it
         access_log=False,  # file names of people are nobody's business
         server_header=False,
         date_header=True,
@@ -79,8 +90,14 @@ def run(start: Start, say: Callable[[str], None]) -> None:
     )
     # uvicorn hands a signal on once it has ended in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def begun() -> None:
+        _announce(start, door, settings, say)
+        if start.open_page:
+            show_page(_address(start, door))
+
     with suppress(KeyboardInterrupt):
-        _Server(config, lambda: _announce(start, door, settings, say)).run([listener])
+        _Server(config, begun).run([listener])
     listener.close()
     if start.socket is not None:
         start.socket.unlink(missing_ok=True)
@@ -189,14 +206,44 @@ def _announce(start: Start, door: Door, settings: Settings, say: Callable[[str],
         for name in start.names:
             say(f"behind a reverse proxy with TLS it is at https://{name}/?token={door.token}")
     else:
-        name = f"[{start.host}]" if ":" in start.host else start.host
-        if start.host in _EVERYWHERE:
-            name = socket.gethostname()
-        query = "" if door.token is None else f"?token={door.token}"
-        say(f"superfine is at http://{name}:{start.port}/{query}")
+        say(f"superfine is at {_address(start, door)}")
     if door.open and is_loopback(start.host) is False:
         say("Others can reach it, and nothing is encrypted: put a reverse proxy with TLS in front (docs/serve.md)")
     say(f"{limits.workers} at a time, {limits.cores_each} cores each; files in {settings.state}; Ctrl-C ends it")
+
+
+def _address(start: Start, door: Door) -> str:
+    name = f"[{start.host}]" if ":" in start.host else start.host
+    if start.host in _EVERYWHERE:
+        name = socket.gethostname()
+    query = "" if door.token is None else f"?token={door.token}"
+    return f"http://{name}:{start.port}/{query}"
+
+
+def opens_by_itself(start: Start, *, terminal: bool) -> bool:
+    """Whether somebody sits before this machine who wants the page. terminal: the output is one.
+
+    Not where there is a token: a browser's command line can be read by everybody on the machine. And not without a
+    display, where the browser of a text terminal would take it over.
+    """
+    display = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return terminal and display and start.socket is None and start.token is None and is_loopback(start.host)
+
+
+def show_page(address: str) -> None:
+    """Open an address in the browser; beside the server, since some browsers return only when they are closed."""
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+def _files_allowed() -> int:
+    """How many files the process may have open, after raising that as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _FILES_WANTED:
+        wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _FILES_WANTED)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+            soft = max(soft, wanted)
+    return _FILES_WANTED if soft == resource.RLIM_INFINITY else soft
 
 
 def _state_folder() -> Path:

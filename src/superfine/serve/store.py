@@ -71,6 +71,8 @@ class Upload:
     notes: list[str]
     created: float
     expires: float
+    started: bool = False
+    """A job was made of it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -148,10 +150,13 @@ class Store:
             self.jobs = self._read("jobs", Job)
             self.models = self._read("models", OwnModel)
             opened.pop_all()
+        self._owed: dict[str, Upload | Job | OwnModel] = {}
         self._sweep_strangers()
 
     def close(self) -> None:
         """Give the folder back."""
+        with suppress(sqlite3.Error):
+            self.settle()
         self._database.close()
         self._lock.close()
 
@@ -196,18 +201,43 @@ class Store:
         return self._all(record).get(record.id) is record
 
     def save(self, record: Upload | Job | OwnModel) -> None:
-        """Keep a new record, or what has changed of it."""
+        """Keep a new record, or what has changed of it. Raises sqlite3.OperationalError where the disk is full."""
+        self._write(record)
+        self._all(record)[record.id] = record
+
+    def update(self, record: Upload | Job | OwnModel) -> None:
+        """Keep what has changed of a record that is known; on a full disk that waits for `settle`."""
+        try:
+            self._write(record)
+        except sqlite3.OperationalError:
+            self._owed[record.id] = record
+
+    def settle(self) -> None:
+        """Write what a full disk didn't take. Raises sqlite3.OperationalError where it still doesn't."""
+        for key, record in list(self._owed.items()):
+            if self.knows(record):
+                self._write(record)
+            else:
+                self._erase(record)
+            self._owed.pop(key, None)
+
+    def _write(self, record: Upload | Job | OwnModel) -> None:
         table = _table(record)
         text = json.dumps(asdict(record))  # in ASCII: paths may hold bytes that are no text
         self._database.execute(
             f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET facts = excluded.facts",  # noqa: S608 - a name of ours
             (record.id, text),
         )
-        self._all(record)[record.id] = record
+        self._owed.pop(record.id, None)
+
+    def _erase(self, record: Upload | Job | OwnModel) -> None:
+        self._database.execute(f"DELETE FROM {_table(record)} WHERE id = ?", (record.id,))  # noqa: S608 - a name of ours
 
     def forget(self, record: Upload | Job | OwnModel) -> None:
-        """Throw a record and its files away; what lies below the server's root stays."""
-        self._database.execute(f"DELETE FROM {_table(record)} WHERE id = ?", (record.id,))  # noqa: S608 - a name of ours
+        """Throw a record and its files away; what lies below the server's root stays.
+
+        On a full disk the database can't even forget: the files go first, and make room for that.
+        """
         self._all(record).pop(record.id, None)
         match record:
             case Upload():
@@ -217,10 +247,15 @@ class Store:
             case OwnModel():
                 with suppress(OSError):
                     self.model_file(record.id).unlink(missing_ok=True)
+        self._owed[record.id] = record
+        with suppress(sqlite3.OperationalError):
+            self.settle()
 
     def expire(self, hours_kept: float, jobs_kept: int, now: float | None = None) -> list[Job]:
         """Throw away files whose time is over, and the oldest finished jobs; returns the jobs that have changed."""
         now = time.time() if now is None else now
+        with suppress(sqlite3.OperationalError):
+            self.settle()
         changed = []
         for job in list(self.jobs.values()):
             if not job.over or job.expires > now:
@@ -233,7 +268,7 @@ class Store:
             job.status, job.result, job.guess_map, job.taken = "expired", None, False, 0
             job.message = "its files were deleted after their time; make it again"
             job.expires = now + hours_kept * 3600
-            self.save(job)
+            self.update(job)
             changed.append(job)
         needed = {job.upload for job in self.jobs.values() if not job.over}
         for upload in list(self.uploads.values()):
