@@ -1,6 +1,7 @@
 """`superfine serve`: the API in process, with workers that are threads instead of processes but for the last tests."""
 
 import asyncio
+import errno
 import io
 import json
 import os
@@ -19,26 +20,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+import av
 import numpy as np
 import pytest
 import skimage.io
 import tifffile
+import typer
 from fastapi import Request
 from fastapi.testclient import TestClient
 from PIL import Image
 from skimage import data
+from typer.testing import CliRunner
+from uvicorn.server import ServerState
 
 from clips import make_clip
 from hostile.makers import STRANGERS, encoded, png_bomb
-from superfine.errors import OutputError, UsageError
+from superfine.cli_serve import serve
+from superfine.errors import MissingExtraError, OutputError, UsageError
 from superfine.models import CLASSICAL, list_models
+from superfine.serve import connections, worker
 from superfine.serve.app import API, _EventResponse, _events, _File, _refused, make_app
 from superfine.serve.archive import packed
 from superfine.serve.arrival import received
 from superfine.serve.crew import Worker, came
 from superfine.serve.guard import Door, Guard
-from superfine.serve.limits import Limits, RefusedError, machine_limits, shown_name
-from superfine.serve.running import Start, door_of, run, settings_of
+from superfine.serve.limits import Limits, RefusedError, machine_limits, shown_name, web_words
+from superfine.serve.running import Start, door_of, opens_by_itself, run, settings_of, show_page
 from superfine.serve.service import Service, Settings
 from superfine.serve.store import Job, Store
 from superfine.serve.worker import answer_to, plain_words
@@ -58,6 +65,7 @@ POST /uploads
 GET /uploads
 GET /uploads/{key}
 GET /uploads/{key}/view
+GET /uploads/{key}/file
 DELETE /uploads/{key}
 POST /jobs
 GET /jobs
@@ -289,10 +297,13 @@ def test_another_format_and_exact_size(server: Server) -> None:
 
 
 def test_a_guess_map_comes_with_a_lossless_result(server: Server) -> None:
-    """Whatever the source is; without a network there is none, and the job says so."""
-    failed = server.made(encoded("jpeg"), "photo.jpg", guess_map=True)
-    assert (failed["status"], failed["name"], failed["guess_map"]) == ("failed", "photo_x2.png", False)
-    assert "guess" in failed["message"]
+    """Whatever the source is; without a network there is none, and that is said at once."""
+    made = server.made(encoded("png"), model="balanced", guess_map=True, format=None)
+    assert (made["name"], made["guess_map"]) == ("photo_x2.png", True)
+    upload = server.upload(encoded("jpeg"), "photo.jpg").json()
+    refused = server.submit(upload["id"], guess_map=True)
+    assert error_of(refused) == (422, "invalid")
+    assert "`guess_map` is calibrated for one network" in refused.json()["error"]["message"]
     assert server.made(encoded("jpeg"), "photo.jpg", format="jpg")["name"] == "photo_x2.jpg"
 
 
@@ -324,7 +335,7 @@ def test_a_video(server: Server, tmp_path: Path) -> None:
         ({"guess_map": True}, "guess_map"),
         ({"format": "png"}, "is a video"),
         ({"start": 99.0}, "ends at"),
-        ({"start": 0.3, "end": 0.2}, "--start"),
+        ({"start": 0.3, "end": 0.2}, "`start`"),
     ],
 )
 def test_what_means_nothing_to_a_video_is_refused(
@@ -380,11 +391,10 @@ def test_a_failure_names_the_users_file_and_no_path(server: Server) -> None:
     assert str(server.folder) not in message
     alpha = io.BytesIO()
     Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save(alpha, "PNG")
-    failed = server.made(alpha.getvalue(), "logo.png", format="jpg")
-    assert (failed["status"], failed["result"]) == ("failed", None)
-    assert failed["message"].startswith("logo.png: has alpha")
-    assert str(server.folder) not in json.dumps(failed)
-    assert error_of(server.get(f"/jobs/{failed['id']}/result")) == (409, "not-done")
+    failed = server.submit(server.upload(alpha.getvalue(), "logo.png").json()["id"], format="jpg")
+    assert error_of(failed) == (422, "invalid")
+    assert failed.json()["error"]["message"].startswith("logo.png: has alpha")
+    assert str(server.folder) not in failed.text
 
 
 def test_longer_paths_are_replaced_first() -> None:
@@ -543,7 +553,6 @@ def test_the_token(tmp_path: Path) -> None:
     with Server(tmp_path, door=Door(host=EVERYWHERE, token=TOKEN)) as server:
         assert error_of(server.get("/health")) == (401, "no-token")
         assert server.get("/health").headers["www-authenticate"] == "Bearer"
-        assert error_of(server.client.get("/")) == (401, "no-token")
         assert error_of(server.get("/openapi.json")) == (401, "no-token")
         for wrong in ("", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe4"):
             assert server.get("/health", headers={"Authorization": wrong.encode("latin-1")}).status_code == 401
@@ -886,7 +895,7 @@ def test_a_full_disk_costs_a_job_and_no_worker(tmp_path: Path, monkeypatch: pyte
     with Server(tmp_path, limits={"workers": 1}) as server:
         upload = server.upload(encoded("png")).json()
         store = service_of(server).store
-        save = store.save
+        save = store._write
         full = "begun"
 
         def saved(record: Any) -> None:
@@ -894,10 +903,9 @@ def test_a_full_disk_costs_a_job_and_no_worker(tmp_path: Path, monkeypatch: pyte
                 raise sqlite3.OperationalError("database or disk is full")
             save(record)
 
-        monkeypatch.setattr(store, "save", saved)
-        failed = ended(server, server.submit(upload["id"]).json()["id"])
-        assert failed["status"] == "failed"
-        assert failed["message"].startswith("the server failed (OperationalError)")
+        monkeypatch.setattr(store, "_write", saved)
+        # Of a job that is there already only the record has to wait.
+        assert ended(server, server.submit(upload["id"]).json()["id"])["status"] == "done"
         full = "always"
         refused = server.submit(upload["id"])
         assert (*error_of(refused), refused.headers["retry-after"]) == (503, "disk-full", "600")
@@ -912,14 +920,14 @@ def test_a_result_whose_record_cant_be_kept_stays(tmp_path: Path, monkeypatch: p
     with Server(tmp_path, limits={"workers": 1}) as server:
         upload = server.upload(encoded("png")).json()
         store = service_of(server).store
-        save = store.save
+        save = store._write
 
         def saved(record: Any) -> None:
             if getattr(record, "status", "") == "done":
                 raise sqlite3.OperationalError("database or disk is full")
             save(record)
 
-        monkeypatch.setattr(store, "save", saved)
+        monkeypatch.setattr(store, "_write", saved)
         done = ended(server, server.submit(upload["id"]).json()["id"])
         assert done["status"] == "done"
         assert server.get(f"/jobs/{done['id']}/result").status_code == 200
@@ -1446,13 +1454,20 @@ def test_expired_jobs_are_forgotten_before_those_that_have_files(tmp_path: Path)
     store.close()
 
 
-@pytest.mark.parametrize("asked", ["bytes=99999999-", "lines=1-2", "bytes=9-3", "bytes="])
+@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=9-3"])
 def test_an_impossible_range_is_refused_as_all_else_is(server: Server, asked: str) -> None:
     done = server.made(encoded("png"))
     refused = server.get(f"/jobs/{done['id']}/result", headers={"Range": asked})
     assert error_of(refused) == (416, "no-such-range")
     assert refused.headers["content-range"] == f"bytes */{done['result']['bytes']}"
     assert f"{done['result']['bytes']:,} bytes" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("asked", ["abc", "lines=1-2", "bytes=", "bytes=a-b", "bytes=1-2-3"])
+def test_what_is_no_range_is_as_if_it_werent_there(server: Server, asked: str) -> None:
+    done = server.made(encoded("png"))
+    whole = server.get(f"/jobs/{done['id']}/result", headers={"Range": asked})
+    assert (whole.status_code, len(whole.content)) == (200, done["result"]["bytes"])
 
 
 def test_a_result_that_goes_while_it_is_asked_for(server: Server) -> None:
@@ -1634,3 +1649,390 @@ def test_without_the_extra_the_cure_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "MissingExtraError: superfine serve needs the extra 'serve': pip install '.[serve]'" in done.stderr
+
+
+# ---- connections
+
+
+async def _answering(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def _listening(path: Path, most: int) -> asyncio.Server:
+    config = connections.Config(_answering, most_connections=most, log_config=None, lifespan="off", ws="none")
+    config.load()
+    state = ServerState()
+    made = asyncio.get_running_loop().create_unix_server(lambda: connections.Connection(config, state, {}), path)
+    return await made
+
+
+_ASKED = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", _ASKED])
+def test_half_a_head_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: bytes) -> None:
+    """Also where a whole request came before it on the same connection."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+
+    async def story() -> bytes:
+        path = tmp_path / "http"
+        async with await _listening(path, 10), asyncio.timeout(10):
+            reader, writer = await asyncio.open_unix_connection(path)
+            heard = b""
+            if before:
+                writer.write(before)
+                heard = await reader.readuntil(b"ok")
+            writer.write(b"GET / HTTP/1.1\r\nHo")
+            heard += await reader.read()
+            writer.close()
+            return heard
+
+    heard = asyncio.run(story())
+    assert heard.count(b"200 OK") == (1 if before else 0)
+
+
+def test_whoever_asks_for_nothing_makes_room(tmp_path: Path) -> None:
+    async def story() -> tuple[int, bytes, bytes]:
+        path = tmp_path / "http"
+        async with await _listening(path, 3), asyncio.timeout(10):
+            held = [await asyncio.open_unix_connection(path) for _ in range(3)]
+            for _, writer in held:
+                writer.write(b"GET / HTTP/1.1\r\nHo")
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(_ASKED)
+            answer = await reader.readuntil(b"ok")
+            first = b"open"
+            try:
+                first = await held[0][0].read()
+            except ConnectionResetError:
+                first = b""
+            for reader_writer in (*held, (reader, writer)):
+                reader_writer[1].close()
+            return len(held), first, answer
+
+    _, first, answer = asyncio.run(story())
+    assert first == b""  # the longest waiting one was let go
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_there_are_files_for_all_connections() -> None:
+    for files in (1024, 4096, 1 << 20):
+        most = connections.most_connections(files)
+        assert 100 < most <= 1000
+        assert 2 * most + connections.BACKLOG < files
+    assert connections.most_connections(64) == 16
+
+
+# ---- a full disk
+
+
+def test_what_lies_on_a_full_disk_can_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tmp_path) as server:
+        done = server.made(encoded("png"))
+        other = server.upload(encoded("png")).json()
+        store = service_of(server).store
+
+        def full(record: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_write", full)
+            patched.setattr(store, "_erase", full)
+            for path in (f"/jobs/{done['id']}", f"/uploads/{other['id']}"):
+                assert server.client.delete(f"{API}{path}").status_code == 204
+                assert server.get(path).status_code == 404
+        assert not (tmp_path / "jobs" / done["id"]).exists()
+        assert not (tmp_path / "uploads" / other["id"]).exists()
+        server.expire(24, 100)  # by now there is room, and it's written down
+        with closing(sqlite3.connect(tmp_path / "superfine.sqlite")) as database:
+            assert database.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+            assert database.execute("SELECT id FROM uploads").fetchall() == [(done["upload"],)]
+
+
+def test_a_job_fails_in_words_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    with Server(tmp_path, limits={"workers": 1}) as server:
+        upload = server.upload(encoded("png")).json()
+
+        def full(job: str) -> Path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        async def listened() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda loop, facts: told.append(facts["exception"]))
+
+        called(server, listened)
+        server.gate.clear()
+        job = server.submit(upload["id"]).json()
+        crew = service_of(server).crew
+        monkeypatch.setattr(crew, "_settle", lambda job, answer: full(job.id))
+        server.gate.set()
+        failed = ended(server, job["id"])
+    assert failed["message"].startswith("the server's disk is full; delete")
+    assert [type(error) for error in told] == [OSError]  # and no task is left with an exception that nobody fetched
+
+
+# ---- what can't be made is said at once
+
+
+def picture_of(rows: int, cols: int, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (cols, rows)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        ((20, 20), {"model": "balanced", "sharpness": 0.5}, "leave `model` balanced out"),
+        ((20, 20), {"model": "nearest", "guess_map": True}, "`guess_map` is calibrated"),
+        ((20, 20), {"model": "balanced", "scale": 2.5, "guess_map": True}, "change `scale` or `model`"),
+        ((20, 20), {"model": "bicubic", "ensemble": True}, "leave `ensemble` out"),
+        ((20, 20, "RGBA"), {"format": "jpg"}, "has alpha, which JPEG can't hold"),
+        ((20, 20, "RGBA"), {"format": "jpg", "model": "balanced", "guess_map": True}, "has alpha"),
+        ((20, 20), {"model": "balanced", "scale": 1}, "`scale` 1 restores without enlarging"),
+        ((20, 20), {"consistent": "bicubic", "scale": 2.5}, "give a `scale` of 2, 3, 4"),
+        ((10, 8000), {"format": "webp", "scale": 4}, "WEBP's 16383 pixels a side"),
+        ((20, 20), {"scale": 2, "size": [40, 40]}, "`scale` or `size`"),
+        ((20, 20), {"scale": None, "size": [10, 12]}, "`size` [10, 12] is smaller"),
+    ],
+)
+def test_what_cant_be_made_is_refused_at_once(
+    server: Server, source: tuple[Any, ...], options: dict[str, Any], words: str
+) -> None:
+    upload = server.upload(picture_of(*source)).json()
+    before = len(server.get("/jobs").json())
+    refused = server.submit(upload["id"], **options)
+    assert error_of(refused) == (422, "invalid")
+    message = refused.json()["error"]["message"]
+    assert words in message
+    assert "--" not in message
+    assert str(server.folder) not in message
+    assert len(server.get("/jobs").json()) == before
+
+
+def test_a_videos_impossible_wish_is_refused_at_once(server: Server, tmp_path: Path) -> None:
+    upload = server.upload(make_clip(tmp_path / "clip.mp4").read_bytes(), "clip.mp4").json()
+    refused = server.submit(upload["id"], format="webm", codec="h264")
+    assert error_of(refused) == (422, "invalid")
+    assert "--" not in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("take --consistent bicubic", "take `consistent` bicubic"),
+        ("--guess-map is calibrated; leave --ensemble out", "`guess_map` is calibrated; leave `ensemble` out"),
+        ("over 100; raise it with --max-megapixels 3600", "over 100; make it smaller, or use the command line"),
+        ("needs 3 GB; raise it with --memory 3.01", "needs 3 GB; choose a smaller scale"),
+        (
+            "can't be decoded; show the one before it instead with --damaged repeat",
+            "can't be decoded; leave it out by `start` and `end`, or use the command line",
+        ),
+        ("--size 40x30 is smaller", "`size` [30, 40] is smaller"),
+        ("a -- b, 3-4", "a -- b, 3-4"),
+    ],
+)
+def test_options_are_named_as_the_api_does(said: str, told: str) -> None:
+    assert web_words(said) == told
+
+
+def test_notes_are_in_words_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_LOOKS", {"x": lambda request: {"notes": ["/a/b.png: take --consistent bicubic"]}})
+    answer = answer_to({"task": "x", "names": [("/a/b.png", "b")]}, lambda facts: None, threading.Event())
+    assert answer == {"done": {"notes": ["b: take `consistent` bicubic"]}}
+
+
+# ---- formats
+
+
+def test_the_formats_are_those_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise MissingExtraError("HEIC", "heif")
+
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+    monkeypatch.setattr("superfine.image._heif", missing)
+    with Server(tmp_path) as server:
+        formats = server.get("/health").json()["formats"]
+        assert {"png", "jpg", "webp", "avif", "tif", "gif", "mp4", "m4v", "webm", "mkv", "mov"} == set(formats)
+        upload = server.upload(encoded("png")).json()
+        refused = server.submit(upload["id"], format="heic")
+        assert error_of(refused) == (422, "invalid")
+        assert "doesn't write heic" in refused.json()["error"]["message"]
+        refused = server.upload(heic, "photo.heic")
+        assert error_of(refused) == (415, "unsupported")
+        assert "pip" not in refused.json()["error"]["message"]
+
+
+def test_what_is_neither_picture_nor_video_is_told_of_both(server: Server, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4").read_bytes()
+    for content in (b"some words", b"#EXTM3U\nhttp://a/b", clip[: len(clip) // 2]):
+        refused = server.upload(content, "clip.mp4")
+        assert error_of(refused) == (415, "unsupported")
+        message = refused.json()["error"]["message"]
+        assert message.startswith("clip.mp4: ")
+        assert "video" in message
+        assert "MP4" in message
+
+
+# ---- HTTP
+
+
+def test_json_that_isnt_is_told_so(server: Server) -> None:
+    plain = server.post("/jobs", content=b'{"upload": "x"}', headers={"Content-Type": "text/plain"})
+    assert error_of(plain) == (422, "invalid")
+    assert "Content-Type: application/json" in plain.json()["error"]["message"]
+    bare = server.client.build_request("POST", f"{API}/jobs", content=b"{}")
+    assert "Content-Type: application/json" in server.client.send(bare).json()["error"]["message"]
+    broken = server.post("/jobs", content=b'{"upload": ', headers={"Content-Type": "application/json"})
+    assert error_of(broken) == (422, "invalid")
+    assert broken.json()["error"]["message"].startswith("the body is no JSON: ")
+
+
+def test_heads_are_told_without_bodies(server: Server) -> None:
+    done = server.made(encoded("png"))
+    for path in ("/", "/page.css", f"{API}/health", f"{API}/jobs/{done['id']}/result"):
+        head, whole = server.client.head(path), server.client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == whole.headers["content-length"] == str(len(whole.content))
+    refused = server.client.head(f"{API}/jobs/{done['id']}/events")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET")
+    assert server.client.post("/page.css").headers["allow"] == "GET, HEAD"
+
+
+def test_new_things_say_where_they_are(server: Server) -> None:
+    sent = server.upload(encoded("png"))
+    assert server.client.get(sent.headers["location"]).json() == sent.json()
+    job = server.submit(sent.json()["id"])
+    assert server.client.get(job.headers["location"]).json()["id"] == job.json()["id"]
+    server.finished(job.json())
+
+
+def test_the_openapi_tells_of_token_and_full_disks(server: Server, tmp_path: Path) -> None:
+    with Server(tmp_path, door=Door(host=EVERYWHERE, token=TOKEN)) as closed:
+        told = closed.get("/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+    assert told["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    operations = [facts for methods in told["paths"].values() for facts in methods.values()]
+    assert operations
+    assert all(facts["security"] == [{"token": []}] and "503" in facts["responses"] for facts in operations)
+    assert "securitySchemes" not in server.get("/openapi.json").json()["components"]  # whoever asks is let in
+
+
+def test_a_quoted_name(server: Server) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="%22a%22 100%25.png"\r\n\r\n'
+    sent = server.post(
+        "/uploads",
+        content=body + encoded("png") + b"\r\n--x--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert sent.json()["name"] == "_a_ 100%25.png"
+
+
+def test_the_page_can_be_had_without_the_token_and_nothing_else(tmp_path: Path) -> None:
+    typed = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
+    with Server(tmp_path, door=Door(host=EVERYWHERE, token=TOKEN)) as server:
+        for path in ("/", "/page.css", "/page.js"):
+            assert server.client.get(path, headers=typed).status_code == 200
+        assert 'id="token-form"' in server.client.get("/", headers=typed).text
+        wrong = server.client.get("/?token=wrong", headers=typed)
+        assert (wrong.status_code, wrong.headers["location"]) == (303, "/")
+        assert "set-cookie" not in wrong.headers
+        for path in ("/health", "/uploads", "/jobs", "/openapi.json"):
+            assert error_of(server.get(path, headers=typed)) == (401, "no-token")
+            assert server.client.head(f"{API}{path}").status_code == 401
+        assert server.client.get("//api/v1/jobs", headers=typed).status_code == 404
+        assert server.client.get("/%61pi/v1/jobs", headers=typed).status_code == 401
+        assert server.client.post("/").status_code == 401
+
+
+# ---- sources
+
+
+def test_uploads_say_whether_a_job_was_made_of_them(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        idle = server.upload(encoded("png")).json()
+        done = server.made(encoded("png"))
+    with Server(tmp_path) as server:
+        found = {upload["id"]: upload["started"] for upload in server.get("/uploads").json()}
+        assert found == {idle["id"]: False, done["upload"]: True}
+
+
+def test_a_videos_own_file_and_moments(server: Server, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4")
+    upload = server.upload(clip.read_bytes(), "clip.avi").json()
+    path = f"/uploads/{upload['id']}"
+    own = server.get(f"{path}/file")
+    assert (own.headers["content-type"], own.content) == ("video/mp4", clip.read_bytes())
+    assert "attachment" not in own.headers.get("content-disposition", "")
+    part = server.get(f"{path}/file", headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    with av.open(str(clip)) as container:
+        frames = list(container.decode(video=0))
+    for number in (0, 4, 9):
+        at = float(frames[number].time)
+        still = pixels_of(server.get(f"{path}/view", params={"at": at}).content)[..., :3]
+        differences = [np.abs(frame.to_ndarray(format="rgb24").astype(int) - still).mean() for frame in frames]
+        assert int(np.argmin(differences)) == number
+    assert len(list((server.folder / "uploads" / upload["id"]).glob("still-*"))) == 1
+    late = server.get(f"{path}/view", params={"at": 99})
+    assert error_of(late) == (422, "invalid")
+    assert "`at`" in late.json()["error"]["message"]
+    picture = server.upload(encoded("png")).json()
+    assert error_of(server.get(f"/uploads/{picture['id']}/file")) == (415, "not-shown")
+    assert server.get(f"/uploads/{picture['id']}/view", params={"at": 1}).status_code == 200
+
+
+def test_what_a_browser_may_choke_on_is_reduced_for_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strip = server.upload(picture_of(1, 100_000), "strip.png").json()
+    assert pixels_of(server.get(f"/uploads/{strip['id']}/view").content).shape in ((1, 7692, 3), (1, 7693, 3))
+    monkeypatch.setattr("superfine.serve.service._SHOWN_BYTES", 100)
+    heavy = server.upload(encoded("png"), "heavy.png").json()
+    assert server.get(f"/uploads/{heavy['id']}/view").content != encoded("png")
+
+
+# ---- the browser
+
+
+def test_the_page_is_opened_where_somebody_sits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert opens_by_itself(Start(), terminal=True)
+    assert not opens_by_itself(Start(), terminal=False)
+    for start in (Start(host=EVERYWHERE), Start(token=TOKEN), Start(socket=Path("socket"))):
+        assert not opens_by_itself(start, terminal=True)
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not opens_by_itself(Start(), terminal=True)
+
+
+def test_the_browser_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, opened = threading.Event(), threading.Event()
+    shown: list[str] = []
+
+    def browser(address: str) -> None:
+        shown.append(address)
+        opened.set()
+        let_go.wait(20)
+
+    monkeypatch.setattr("webbrowser.open", browser)
+    show_page("http://127.0.0.1:1/")
+    assert opened.wait(20)
+    let_go.set()
+    assert shown == ["http://127.0.0.1:1/"]
+
+
+@pytest.mark.parametrize(
+    ("options", "opens"),
+    [([], False), (["--no-open"], False), (["--open"], True), (["--open", "--socket", "x"], False)],
+)
+def test_the_command_line_says_whether_to_open(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], opens: bool
+) -> None:
+    started: list[Start] = []
+    monkeypatch.setattr("superfine.serve.running.run", lambda start, say: started.append(start))
+    app = typer.Typer()
+    app.command()(serve)
+    assert CliRunner().invoke(app, options).exit_code == 0
+    assert [start.open_page for start in started] == [opens]

@@ -156,11 +156,14 @@ class Visit:
     # The viewer
 
     def at(self) -> float:
-        """Where the divider stands, in percent, as the browser cuts the original."""
+        """How much of what is seen of the pictures is the original, in percent, as the browser cuts it."""
         cut = self.page.locator("#before").evaluate("each => getComputedStyle(each).clipPath")
-        found = re.search(r"inset\(0px calc\(100% - ([\d.]+)%\) 0px 0px\)|inset\(0px ([\d.]+)% 0px 0px\)", cut)
+        found = re.search(r"inset\(0px calc\(100% - ([\d.]+)px\) 0px 0px\)", cut)
         assert found is not None, cut
-        return float(found[1]) if found[1] else 100 - float(found[2])
+        stage = self.page.locator("#stage").bounding_box()
+        picture = self.boxes()[0]
+        left, right = max(picture["left"], stage["x"]), min(picture["right"], stage["x"] + stage["width"])
+        return 100 * (float(found[1]) + stage["x"] - left) / (right - left)
 
     def value(self) -> str:
         return str(self.page.get_by_role("slider", name="Divider").get_attribute("aria-valuenow"))
@@ -258,6 +261,8 @@ def test_progress_grows_and_tells_the_time_left(browser, server, folder):
         visit.add(folder / "large.png")
         visit.part("large.png", "scale").select_option("2")
         visit.part("large.png", "model").select_option("balanced")
+        visit.card("large.png").get_by_text("More settings").click()
+        visit.part("large.png", "ensemble").check()  # for a long time
         visit.part("large.png", "progress").evaluate(
             """bar => {
                 const words = bar.parentElement.querySelector('[data-part=state]');
@@ -326,7 +331,7 @@ def test_all_at_once_come_as_one_zip(browser, gallery):
 
 
 def test_a_video_plays_beside_its_original(browser, server, folder):
-    with Visit(browser, server.url) as visit:
+    with Visit(browser, server.url, may_say=REFUSED) as visit:
         visit.add(folder / "clip.webm")
         assert "10 frames" in visit.part("clip.webm", "facts").inner_text()
         assert visit.part("clip.webm", "guess").is_hidden()
@@ -351,10 +356,45 @@ def test_a_video_plays_beside_its_original(browser, server, folder):
         visit.page.reload()
         visit.page.wait_for_selector("html[data-ready]")
         visit.part("clip.webm", "compare").click()  # the file itself is only known to the tab that sent it
-        visit.page.get_by_text("Of the original the first frame is shown").wait_for()
+        films.nth(1).evaluate("each => each.readyState >= 2 || new Promise(ready => each.onloadeddata = ready)")
+        assert films.nth(1).evaluate("each => [each.videoWidth, each.videoHeight]") == [96, 64]
+        visit.page.keyboard.press("Escape")
+        # Where it can't be played, its first frame stands there.
+        visit.page.route("**/file", lambda route: route.fulfill(status=415, json=REFUSAL))
+        visit.part("clip.webm", "compare").click()
+        visit.page.get_by_text("This browser can't play the original").wait_for()
         assert (films.count(), visit.page.locator("#stage img").count()) == (1, 1)
         visit.page.keyboard.press("Escape")
         visit.part("clip.webm", "remove").click()
+
+
+def test_a_part_of_a_video_plays_beside_the_same_moment(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.add(folder / "clip.webm")
+        visit.part("clip.webm", "model").select_option("bicubic")
+        visit.part("clip.webm", "scale").select_option("2")
+        visit.card("clip.webm").get_by_text("More settings").click()
+        visit.part("clip.webm", "from").fill("1:00")
+        assert visit.part("clip.webm", "outcome").inner_text() == "From is to come before the end, at 1 s."
+        visit.part("clip.webm", "from").fill("0.5")
+        visit.page.get_by_role("button", name="Enlarge clip.webm").click()
+        visit.reaches("clip.webm", "done")
+        visit.part("clip.webm", "compare").click()
+        films = visit.page.locator("#stage video")
+        for film in (films.nth(0), films.nth(1)):
+            film.evaluate("each => each.readyState >= 2 || new Promise(ready => each.onloadeddata = ready)")
+        assert films.evaluate_all("all => all.map(each => each.currentTime)") == [0, 0.5]
+        visit.page.locator("#seek").fill("0.2")
+        assert films.evaluate_all("all => all.map(each => each.currentTime)") == [0.2, 0.7]
+        visit.page.keyboard.press("Escape")
+        visit.page.reload()
+        visit.page.wait_for_selector("html[data-ready]")
+        visit.part("clip.webm", "compare").click()  # another tab says what it doesn't know
+        visit.page.get_by_text("The result is a part of the original").wait_for()
+        assert (films.count(), visit.page.locator("#stage img").count()) == (1, 1)
+        visit.page.keyboard.press("Escape")
+        visit.part("clip.webm", "remove").click()
+        visit.page.locator(".card").wait_for(state="detached")
 
 
 # ---- Several windows
@@ -413,6 +453,48 @@ def test_a_window_listens_once_and_only_while_it_is_seen(browser, server, folder
             page.locator(".card").first.wait_for(state="detached")
 
 
+def test_all_tabs_of_a_browser_share_one_stream(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        streams: dict[Any, Any] = {}
+
+        def watched(page: Any) -> Any:
+            page.on("request", lambda request: is_stream(request) and streams.update({request: page}))
+            for end in ("requestfailed", "requestfinished"):
+                page.on(end, lambda request: streams.pop(request, None))
+            return page
+
+        watched(visit.page)
+        visit.add(folder / "large.png")
+        visit.part("large.png", "model").select_option("balanced")
+        visit.card("large.png").get_by_text("More settings").click()
+        visit.part("large.png", "ensemble").check()  # for a long time
+        visit.page.get_by_role("button", name="Enlarge large.png").click()
+        visit.reaches("large.png", "running")
+        pages = [watched(visit.context.new_page()) for _ in range(7)]  # more than a browser has connections
+        for page in pages:
+            page.goto(visit.url, timeout=PATIENCE_MS)
+            page.wait_for_selector("html[data-ready]")
+            page.wait_for_selector(".card[data-phase=running] progress[value]", timeout=PATIENCE_MS)
+        assert list(streams.values()) == [visit.page]
+        before = pages[0].locator("progress[value]").evaluate("each => each.value")
+        for page in pages:  # all of them go on
+            page.wait_for_function(
+                "before => document.querySelector('progress').value > before", arg=before, timeout=PATIENCE_MS
+            )
+        assert list(streams.values()) == [visit.page]
+        with pages[0].expect_request(is_stream), visit.page.expect_event("requestfailed", is_stream):
+            hide(visit.page, hidden=True)  # another one listens when this one is put away
+        assert list(streams.values()) == [pages[0]]
+        with pages[1].expect_request(is_stream):  # or closed
+            pages[0].close()
+        pages[2].get_by_role("button", name="Cancel large.png").click()
+        for page in (visit.page, *pages[1:]):
+            page.wait_for_selector(".card[data-phase=cancelled]", timeout=PATIENCE_MS)
+        pages[2].get_by_role("button", name="Remove large.png").click()
+        for page in (visit.page, *pages[1:]):
+            page.locator(".card").wait_for(state="detached")
+
+
 def test_a_job_that_is_listed_before_it_is_answered_stands_there_once(browser, server, folder):
     with Visit(browser, server.url) as visit:
         visit.add(folder / "image.png")
@@ -469,6 +551,126 @@ def test_a_network_that_was_uploaded_can_be_chosen(browser, folder, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(bytes(made)))), wanted)
 
 
+def test_what_another_window_left_on_the_server_can_be_seen_and_removed(browser, folder, tmp_path):
+    with Server(tmp_path) as server:
+        with Visit(browser, server.url) as visit:
+            visit.add(folder / "image.png", folder / "cat.jpg")
+        with Visit(browser, server.url) as visit:  # which has a memory of its own
+            assert sorted(visit.page.locator(".card h3").all_inner_texts()) == ["cat.jpg", "image.png"]
+            visit.part("image.png", "remove").click()
+            visit.card("image.png").wait_for(state="detached")
+            assert [upload["name"] for upload in visit.ask("uploads")] == ["cat.jpg"]
+            other = visit.context.new_page()
+            other.goto(server.url)
+            other.wait_for_selector(".card[data-phase=ready]")
+            visit.part("cat.jpg", "model").select_option("bicubic")
+            visit.page.get_by_role("button", name="Enlarge cat.jpg").click()
+            visit.reaches("cat.jpg", "done")
+            hide(other, hidden=False)
+            other.wait_for_selector(".card[data-phase=done]")
+            assert other.locator(".card").count() == 1  # what was started isn't to start any more
+
+
+# ---- Going
+
+
+def finished_twins(visit: Visit, file: Path) -> None:
+    """Two results of one upload."""
+    visit.add(file)
+    visit.part(file.name, "model").select_option("bicubic")
+    visit.page.get_by_role("button", name=f"Enlarge {file.name}").click()
+    visit.reaches(file.name, "done")
+    visit.page.get_by_role("button", name="Other settings").click()
+    visit.page.get_by_role("button", name=f"Enlarge {file.name}").click()
+    visit.page.locator(".card[data-phase=done]").nth(1).wait_for(timeout=PATIENCE_MS)
+
+
+def test_cards_go_when_their_results_are_gone(browser, folder, tmp_path):
+    with Server(tmp_path) as server, Visit(browser, server.url) as visit:
+        finished_twins(visit, folder / "image.png")
+        deleted: list[str] = []
+        held: list[Any] = []
+        holding = [True]
+
+        def hold(route: Any) -> None:
+            if route.request.method == "DELETE":
+                deleted.append(route.request.url)
+            if route.request.method == "DELETE" and holding:
+                held.append(route)
+            else:
+                route.continue_()
+
+        visit.page.route("**/api/v1/**", hold)
+        clear = visit.page.get_by_role("button", name="Remove finished")
+        clear.click()
+        dialog = visit.page.get_by_role("dialog", name="Remove 2 finished files?")
+        assert visit.page.evaluate(PALE) == []
+        assert visit.page.evaluate(UNNAMED) == []
+        dialog.get_by_role("button", name="Keep them").click()
+        assert visit.focused() == "clear"
+        assert (deleted, visit.page.locator(".card").count()) == ([], 2)
+        clear.click()
+        dialog.get_by_role("button", name="Remove 2").click()
+        visit.page.get_by_text("Removing").nth(1).wait_for()
+        assert visit.page.locator(".card").count() == 2
+        assert visit.page.locator("#status").inner_text() != "2 files removed."
+        holding.clear()
+        for route in held:
+            route.continue_()
+        visit.page.locator("#status").get_by_text("2 files removed.").wait_for()
+        assert visit.page.locator(".card").count() == 0
+        assert (visit.ask("jobs"), visit.ask("uploads")) == ([], [])
+        assert len(deleted) == len(set(deleted)) == 3  # two jobs and their one upload; a 404 would be a complaint
+
+
+def test_what_could_not_be_removed_stays_and_says_so(browser, folder, tmp_path):
+    with Server(tmp_path) as server, Visit(browser, server.url, may_say=REFUSED) as visit:
+        finished_twins(visit, folder / "image.png")
+        lasting = visit.ask("jobs")[0]["id"]
+        visit.page.route(
+            f"**/api/v1/jobs/{lasting}",
+            lambda route: (
+                route.fulfill(status=503, json=REFUSAL) if route.request.method == "DELETE" else route.continue_()
+            ),
+        )
+        visit.page.get_by_role("button", name="Remove finished").click()
+        visit.page.get_by_role("button", name="Remove 2").click()
+        visit.page.locator("#status").get_by_text("1 file couldn't be removed.").wait_for()
+        assert visit.page.locator(".card").count() == 1
+        why = "It couldn't be removed: too many pages listen already; try again later"
+        assert visit.part("image.png", "error").inner_text() == why
+        assert [job["id"] for job in visit.ask("jobs")] == [lasting]
+        visit.page.unroute(f"**/api/v1/jobs/{lasting}")
+        visit.part("image.png", "remove").click()
+        visit.page.locator(".card").wait_for(state="detached")
+        assert (visit.ask("jobs"), visit.ask("uploads")) == ([], [])
+
+
+def test_a_result_whose_time_was_over_says_so(browser, folder, tmp_path):
+    with Server(tmp_path) as server, Visit(browser, server.url, may_say=REFUSED) as visit:
+        finished_twins(visit, folder / "image.png")
+        second, first = visit.ask("jobs")
+        # The file is gone, and the page's word for it is the server's.
+        for result in (tmp_path / "jobs" / first["id"]).rglob("*.png"):
+            result.unlink()
+        assert visit.page.evaluate("id => fetch(`api/v1/jobs/${id}/view`).then(a => a.status)", first["id"]) == 410
+        visit.part("image.png", "compare").first.click()
+        visit.page.locator("#stage-note").get_by_text("was deleted after its time").wait_for()
+        visit.page.keyboard.press("Escape")
+        # The server says that it has expired, and the card does too.
+        visit.page.route(
+            f"**/api/v1/jobs/{second['id']}",
+            lambda route: route.fulfill(json={**second, "status": "expired", "result": None}),
+        )
+        visit.part("image.png", "compare").nth(1).click()
+        visit.reaches("image.png", "expired")
+        assert visit.page.locator("#viewer").is_hidden()
+        expired = visit.page.locator(".card[data-phase=expired]")
+        assert "the result was deleted" in expired.inner_text()
+        assert expired.get_by_role("button", name="Compare").count() == 0
+        assert expired.get_by_role("link", name="Download").count() == 0
+
+
 # ---- Ways in
 
 
@@ -515,7 +717,7 @@ def test_errors_stand_in_words_beside_their_file(browser, server, folder):
     with Visit(browser, server.url, may_say=REFUSED) as visit:
         visit.add(folder / "letter.png", folder / "image.png")
         visit.reaches("letter.png", "refused")
-        assert "ot a picture" in visit.part("letter.png", "error").inner_text()
+        assert "Neither a picture nor a video" in visit.part("letter.png", "error").inner_text()
         visit.reaches("image.png", "ready")
         visit.part("image.png", "scale").select_option("exact")
         visit.part("image.png", "width").fill("")
@@ -528,6 +730,7 @@ def test_errors_stand_in_words_beside_their_file(browser, server, folder):
             visit.part("image.png", "width").fill(width)
             visit.page.get_by_role("button", name="Enlarge image.png").click()
             assert visit.part("image.png", "error").inner_text().startswith(why)
+            assert visit.part("image.png", "outcome").inner_text().startswith(why)  # before anything is pressed
         visit.part("image.png", "width").fill("90")
         visit.part("image.png", "model").select_option("sharp")
         visit.card("image.png").get_by_text("More settings").click()
@@ -536,6 +739,66 @@ def test_errors_stand_in_words_beside_their_file(browser, server, folder):
         visit.page.wait_for_selector(".card .error:visible >> text=/sharp/", timeout=PATIENCE_MS)
         for name in ("letter.png", "image.png"):
             visit.part(name, "remove").click()
+
+
+def test_only_formats_that_are_there_are_offered(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        formats = {*visit.ask("health")["formats"], "heic"}
+        for there in (formats, formats - {"heic", "avif"}):
+
+            def answer(route: Any, _: Any, there: set[str] = there) -> None:
+                route.fulfill(json={**route.fetch().json(), "formats": sorted(there)})
+
+            visit.page.route("**/api/v1/health", answer)
+            visit.page.reload()
+            visit.page.wait_for_selector("html[data-ready]")
+            named = visit.page.locator("#kinds").inner_text()
+            assert ("HEIC" in named, "AVIF" in named) == ("heic" in there, "avif" in there)
+            assert "PNG, JPEG" in named
+            visit.add(folder / "image.png")
+            offered = visit.part("image.png", "format").locator("option").evaluate_all("all => all.map(a => a.value)")
+            assert {*offered} == {"", *({"png", "jpg", "webp", "avif", "tif", "heic"} & there)}
+            visit.part("image.png", "remove").click()
+            visit.page.locator(".card").wait_for(state="detached")
+
+
+def test_what_a_model_is_for_stands_under_the_choice(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.add(folder / "image.png")
+        summaries = {model["family"]: model["summary"] for model in visit.ask("models") if model["scale"] != 1}
+        for family in ("fast", "photo", "bicubic"):
+            visit.part("image.png", "model").select_option(family)
+            hint = visit.part("image.png", "hint")
+            assert hint.is_visible()
+            assert hint.inner_text().lower() == f"{summaries[family]}.".lower()
+        visit.part("image.png", "remove").click()
+        visit.page.locator(".card").wait_for(state="detached")
+
+
+def test_enlarge_all_waits_for_what_is_on_its_way(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        held: list[Any] = []
+
+        def hold(route: Any) -> None:
+            held.append(route)
+
+        visit.page.route("**/api/v1/uploads", hold)
+        visit.page.set_input_files("#files", [folder / "image.png"])
+        visit.page.get_by_role("button", name="Enlarge all").click()
+        assert visit.page.get_by_role("button", name="Enlarge all").is_disabled()
+        held[0].continue_()
+        visit.reaches("image.png", "done")
+        visit.part("image.png", "remove").click()
+        visit.page.locator(".card").wait_for(state="detached")
+
+
+def test_nothing_shows_through_a_transparent_picture(browser, server, folder, tmp_path):
+    Image.new("RGBA", (40, 30), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    with Visit(browser, server.url) as visit:
+        visit.add(tmp_path / "clear.png")
+        visit.part("clear.png", "blank").wait_for(state="hidden")
+        visit.part("clear.png", "remove").click()
+        visit.page.locator(".card").wait_for(state="detached")
 
 
 def test_a_full_queue_is_waited_for(browser, server, folder):
@@ -640,7 +903,6 @@ def test_without_the_token_nothing_is_asked_for(browser, folder, tmp_path):
             visit.page.clock.install()
             visit.add(folder / "large.png")
             visit.part("large.png", "model").select_option("balanced")
-            visit.page.route("**/events", lambda route: route.fulfill(status=401, json=REFUSAL))
             visit.context.clear_cookies()
             visit.page.set_input_files("#files", [folder / "image.png"])
             field.wait_for()
@@ -658,11 +920,35 @@ def test_without_the_token_nothing_is_asked_for(browser, folder, tmp_path):
             visit.page.locator("#trouble").wait_for(state="hidden")
             visit.reaches("image.png", "ready")  # it waited, and went on by itself
             visit.page.get_by_role("button", name="Enlarge large.png").click()
+            visit.page.clock.resume()
+            visit.reaches("large.png", "running")
+            visit.context.clear_cookies()
             field.wait_for()
             asked = len(visit.asked)
             visit.page.clock.fast_forward(100_000)
-            assert [each for each in visit.asked[asked:] if each.endswith("/events")] == []
-            assert sum(each.endswith("/events") for each in visit.asked) == 1
+            assert visit.asked[asked:] == []
+            # Without TLS on another machine tabs can't agree on who listens: each asks for all jobs.
+            assert not any(each.endswith("/events") for each in visit.asked)
+
+
+def test_the_token_is_the_first_thing_that_is_asked_for(browser, folder, tmp_path):
+    with Server(tmp_path, names=("superfine.test",), token=TOKEN) as server:
+        url = f"http://superfine.test:{server.port}/"
+        for query in ("", "?token=not-the-token-of-this-server"):
+            with Visit(browser, f"{url}{query}", 390, may_say=(UNTRUSTED, REFUSED)) as visit:
+                visit.page.get_by_role("alert").get_by_text("superfine wants its token").wait_for()
+                assert visit.page.url == url
+                assert visit.focused() == "token"
+                assert visit.page.get_by_role("button").all_inner_texts() == ["Go on"]
+                assert visit.page.evaluate(UNNAMED) == []
+                assert visit.page.evaluate(PALE) == []
+                visit.page.keyboard.type(TOKEN)
+                visit.page.keyboard.press("Enter")
+                visit.page.get_by_role("button", name="Choose files").wait_for()
+                assert visit.page.locator("#banner").is_hidden()
+                visit.add(folder / "image.png")
+                visit.part("image.png", "remove").click()
+                visit.page.locator(".card").wait_for(state="detached")
 
 
 def test_other_machines_get_other_words(browser, tmp_path):
@@ -679,9 +965,10 @@ def test_other_machines_get_other_words(browser, tmp_path):
 def test_the_mouse_drags_the_divider(browser, gallery):
     with Visit(browser, gallery.url) as visit:
         visit.compare("astronaut.png")
-        box = visit.page.locator("#stage").bounding_box()
+        stage, box = visit.page.locator("#stage").bounding_box(), visit.boxes()[0]
+        assert box["width"] < 0.7 * stage["width"]  # beside it there is nothing to compare
         x, y = middle(box)
-        assert (visit.at(), visit.value()) == (50, "50")
+        assert (visit.at(), visit.value()) == (pytest.approx(50, abs=0.2), "50")
         visit.page.mouse.move(x, y)
         visit.page.mouse.down()
         visit.page.mouse.move(box["x"] + box["width"] * 0.25, y, steps=4)
@@ -692,6 +979,10 @@ def test_the_mouse_drags_the_divider(browser, gallery):
         assert slider.get_attribute("aria-valuetext") == "25 % before, 75 % after"
         visit.page.mouse.move(x, y)  # nothing is held any more
         assert visit.value() == "25"
+        visit.page.keyboard.press("+")  # more than the stage shows
+        visit.page.keyboard.press("+")
+        assert visit.boxes()[0]["width"] > stage["width"]
+        assert visit.at() == pytest.approx(25, abs=0.3)
 
 
 def test_the_keyboard_moves_the_divider(browser, gallery):
@@ -711,7 +1002,7 @@ def test_the_keyboard_moves_the_divider(browser, gallery):
             ("Home", 0),
         ):
             slider.press(key)
-            assert visit.at() == pytest.approx(wanted), key
+            assert visit.at() == pytest.approx(wanted, abs=0.2), key
             assert visit.value() == str(wanted)
 
 
@@ -843,6 +1134,7 @@ def test_what_is_seen_is_before_and_after(browser, gallery, folder):
             return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(float)
 
         slider = visit.page.get_by_role("slider", name="Divider")
+        slider.evaluate("each => each.style.opacity = 0")  # it would lie over the edges
         slider.press("Home")
         np.testing.assert_array_equal(seen(), result)
         slider.press("End")
@@ -1094,3 +1386,12 @@ def test_numbers_in_words(browser, gallery):
         assert said("timeText", 2, 33, 130, 4000) == ["a few seconds", "about 35 s", "about 2 min", "about 1 h 10 min"]
         assert said("secondsOf", "12.5", "1:02.5", "1:00:00", "") == [12.5, 62.5, 3600, None]
         assert json.dumps(said("secondsOf", "soon")) == "[NaN]"
+        unnamed = visit.page.evaluate(
+            "given => import('/page.js').then(page => given.map(each => page.unnamed(each, 'proper.mp4')))",
+            ["proper.mp4 ends at 2.4 seconds, before `start`", "proper.mp4: it is damaged", "too much is asked for"],
+        )
+        assert unnamed == [
+            "proper.mp4 ends at 2.4 seconds, before From",  # its name as it is, the field as the page calls it
+            "It is damaged",
+            "Too much is asked for",
+        ]

@@ -1,5 +1,7 @@
 """`superfine serve`: the page and the API."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -57,29 +59,36 @@ def serve(
         int | None,
         typer.Option(min=1, max=64, help="Jobs at a time; by default from cores and memory.", show_default=False),
     ] = None,
+    open_page: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--no-open",
+            help="Open the page in the browser; by default where somebody sits before this machine, without a token.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Open a page for the browser, and an API over HTTP; nothing leaves the machine."""
     try:
-        from superfine.serve.running import Start, run
+        from superfine.serve.running import Start, opens_by_itself, run
     except ModuleNotFoundError as error:
         raise MissingExtraError("superfine serve", "serve") from error
-    run(
-        Start(
-            host=host,
-            port=port,
-            token=token,
-            names=tuple(allow_host or ()),
-            socket=socket,
-            state=state,
-            root=root,
-            allow_models=allow_models,
-            upload_megabytes=max_upload,
-            megapixels=max_megapixels,
-            frames=max_frames,
-            queued=max_queue,
-            disk_gigabytes=max_disk,
-            hours_kept=keep_hours,
-            workers=workers,
-        ),
-        typer.echo,
+    start = Start(
+        host=host,
+        port=port,
+        token=token,
+        names=tuple(allow_host or ()),
+        socket=socket,
+        state=state,
+        root=root,
+        allow_models=allow_models,
+        upload_megabytes=max_upload,
+        megapixels=max_megapixels,
+        frames=max_frames,
+        queued=max_queue,
+        disk_gigabytes=max_disk,
+        hours_kept=keep_hours,
+        workers=workers,
     )
+    wanted = opens_by_itself(start, terminal=sys.stdout.isatty()) if open_page is None else open_page
+    run(replace(start, open_page=wanted and socket is None), typer.echo)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,10 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -21,7 +23,7 @@ from starlette.routing import Match
 from superfine.serve import schema
 from superfine.serve.archive import packed
 from superfine.serve.crew import Worker, came
-from superfine.serve.guard import Door, Guard, Message, Receive, Send
+from superfine.serve.guard import HEAD_ALONE, STREAMS, Door, Guard, Message, Receive, Send
 from superfine.serve.limits import RefusedError
 from superfine.serve.service import Service, Settings
 from superfine.serve.store import Job
@@ -45,6 +47,7 @@ _PAGE_TYPES: Final = {
     ".webmanifest": "application/manifest+json",
 }
 Key = Annotated[schema.Id, InPath(description="An id of 32 hexadecimal digits.")]
+Moment = Annotated[float, Query(ge=0, le=1e6, allow_inf_nan=False, description="Seconds, of a video.")]
 _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
 _EVENT: Final = {
     "type": "object",
@@ -82,6 +85,7 @@ def make_app(
 
     make_worker: from the cores that it may use; a process by default.
     """
+    door = door or Door()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -110,9 +114,9 @@ def make_app(
     app.add_exception_handler(sqlite3.OperationalError, _no_room)
     app.add_exception_handler(OSError, _no_room)
     app.add_exception_handler(Exception, _failed)
-    app.include_router(_api())
+    app.include_router(_api(door))
     _add_page(app)
-    return Guard(app, door or Door())
+    return Guard(app, door)
 
 
 def _version() -> str:
@@ -129,8 +133,14 @@ def _service(request: Request) -> Service:
 # ---- routes
 
 
-def _api() -> APIRouter:
-    api = APIRouter(prefix=API, responses=schema.failures(400, 401, 403, 408, 413, 422))
+def _api(door: Door) -> APIRouter:
+    # The guard has looked at the token by then; this only says so in the OpenAPI.
+    token = HTTPBearer(auto_error=False, scheme_name="token", description="The one that the server printed.")
+    api = APIRouter(
+        prefix=API,
+        responses=schema.failures(400, 401, 403, 408, 413, 422, 503),
+        dependencies=[] if door.token is None else [Depends(token)],
+    )
     _add_uploads(api)
     _add_jobs(api)
     _add_results(api)
@@ -152,11 +162,11 @@ def _add_uploads(api: APIRouter) -> None:
         responses=schema.failures(408, 413, 415, 503),
         openapi_extra=_UPLOAD_BODY,
     )
-    async def upload(request: Request) -> schema.UploadState:
+    async def upload(request: Request, response: Response) -> schema.UploadState:
         """Send a picture or a video: as a form's field `file`, or as the body, with its name in X-File-Name."""
-        return schema.UploadState.model_validate(
-            await _service(request).add_upload(request.stream(), request.headers), from_attributes=True
-        )
+        added = await _service(request).add_upload(request.stream(), request.headers)
+        response.headers["Location"] = f"{API}/uploads/{added.id}"
+        return schema.UploadState.model_validate(added, from_attributes=True)
 
     @api.get("/uploads", tags=["uploads"])
     async def uploads(request: Request) -> list[schema.UploadState]:
@@ -175,10 +185,24 @@ def _add_uploads(api: APIRouter) -> None:
         response_class=FileResponse,
         responses={**schema.failures(404, 410, 413, 415, 416, 503), 200: {"content": {"image/*": _FILE}}},
     )
-    async def view_upload(request: Request, key: Key) -> FileResponse:
-        """The source as browsers can show it; of a video its first frame."""
-        path, kind = await _service(request).upload_view(key)
+    async def view_upload(request: Request, key: Key, at: Moment = 0.0) -> FileResponse:
+        """The source as browsers can show it; of a video the frame at a moment."""
+        path, kind = await _service(request).upload_view(key, at)
         return _shown(path, kind)
+
+    @api.get(
+        "/uploads/{key}/file",
+        tags=["uploads"],
+        response_class=FileResponse,
+        responses={
+            **schema.failures(404, 410, 415, 416),
+            200: {"content": {"video/*": _FILE}},
+            206: {"description": "A range"},
+        },
+    )
+    async def play_upload(request: Request, key: Key) -> FileResponse:
+        """A video as it was sent, where browsers play its kind."""
+        return _shown(*_service(request).upload_file(key))
 
     @api.delete("/uploads/{key}", status_code=204, tags=["uploads"], responses=schema.failures(404, 409))
     async def delete_upload(request: Request, key: Key) -> None:
@@ -188,10 +212,12 @@ def _add_uploads(api: APIRouter) -> None:
 
 def _add_jobs(api: APIRouter) -> None:
     @api.post("/jobs", status_code=202, tags=["jobs"], responses=schema.failures(404, 413, 415, 429, 503))
-    async def submit(request: Request, asked: schema.JobRequest) -> schema.JobState:
-        """Queue a job."""
+    async def submit(request: Request, response: Response, asked: schema.JobRequest) -> schema.JobState:
+        """Queue a job; what can't be made is refused at once."""
         service = _service(request)
-        return service.job_state(await service.add_job(asked))
+        job = await service.add_job(asked)
+        response.headers["Location"] = f"{API}/jobs/{job.id}"
+        return service.job_state(job)
 
     @api.get("/jobs", tags=["jobs"])
     async def jobs(request: Request) -> list[schema.JobState]:
@@ -354,6 +380,9 @@ def _shown(path: Path, kind: str) -> FileResponse:
     return _File(path, media_type=kind, content_disposition_type="inline")
 
 
+_RANGE: Final = re.compile(rb"bytes=\s*(?:\d+-\d*|-\d+)(?:\s*,\s*(?:\d+-\d*|-\d+))*\s*", re.IGNORECASE)
+
+
 class _File(FileResponse):
     """Whose refusals are JSON, as all others are."""
 
@@ -363,6 +392,13 @@ class _File(FileResponse):
         except OSError:
             raise RefusedError(410, "expired", "the file was deleted a moment ago; make it again") from None
         self.set_stat_headers(self.stat_result)
+        if scope.get(HEAD_ALONE):
+            scope = {**scope, "method": "HEAD"}
+        # What isn't a range is as if it weren't there. Source: RFC 9110, 14.2.
+        kept = [
+            (name, value) for name, value in scope["headers"] if name.lower() != b"range" or _RANGE.fullmatch(value)
+        ]
+        scope = {**scope, "headers": kept}
         refusal: Response | None = None
 
         async def heeded(message: Message) -> None:
@@ -420,9 +456,15 @@ async def _refused(_: Request, error: Exception) -> Response:
     return _answer(error.status, error.code, str(error), headers)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     first = error.errors()[0]
+    if first.get("type") == "json_invalid":
+        return _answer(422, "invalid", f"the body is no JSON: {first.get('ctx', {}).get('error', 'it breaks off')}")
+    if tuple(first.get("loc", ())) == ("body",) and "json" not in request.headers.get("content-type", ""):
+        return _answer(
+            422, "invalid", "the body is read as JSON where the header Content-Type: application/json says so"
+        )
     place = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
     return _answer(422, "invalid", f"{place}: {str(first.get('msg', 'is wrong'))[:300]}")
 
@@ -446,6 +488,8 @@ def _methods(request: Request) -> list[str]:
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] == Match.FULL for route in request.app.routes):
             found.add(method)
+    if "GET" in found and not request.url.path.endswith(STREAMS):
+        found.add("HEAD")
     return sorted(found)
 
 

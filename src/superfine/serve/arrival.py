@@ -181,6 +181,9 @@ class _Part:
             raise RefusedError(400, "bad-form", "one file at a time; send each by a request of its own")
         coded = _TOLD.search(self._disposition.decode("latin-1"))
         plain = options.get(b"filename", b"").decode("utf-8", "replace")
+        # As browsers send what would end the name early. Source: WHATWG HTML, multipart/form-data encoding algorithm.
+        for coded_letter, letter in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+            plain = plain.replace(coded_letter, letter)
         self.name = plain if coded is None else unquote(coded[1], errors="replace")
 
     def add(self, data: bytes, start: int, end: int) -> None:

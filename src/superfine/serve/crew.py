@@ -281,7 +281,7 @@ class Crew:
 
     async def look(self, request: Facts, *, seconds: float = _LOOK_SECONDS) -> Facts:
         """Facts of a file, or a view of it. Raises RefusedError where it isn't sound."""
-        worker = self._looker if request["task"] == "inspect" else self._viewer
+        worker = self._viewer if request["task"] in ("view", "model") else self._looker
         answer = await worker.ask({"max_megapixels": self._limits.megapixels, **request}, seconds)
         if "done" in answer:
             done: Facts = answer["done"]
@@ -408,12 +408,14 @@ class Crew:
             elif job.id in self._cancelled:
                 answer = {"stopped": True}
             else:
+                self._store.job_folder(job.id).mkdir(exist_ok=True, mode=0o700)
                 answer = await worker.ask(
                     self._request(job, upload), self._limits.seconds, lambda facts: self._hear(job, facts)
                 )
             self._settle(job, answer)
-        except Exception as error:
-            self._finish(job, "failed", _words_of(error))
+        except Exception as error:  # noqa: BLE001 - it costs this job, and no worker
+            if not job.over:
+                self._finish(job, "failed", _words_of(error))
             facts = {"message": f"superfine serve: job {job.id} failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(facts)
         finally:
@@ -465,9 +467,18 @@ class Crew:
         else:
             shutil.rmtree(self._store.job_folder(job.id), ignore_errors=True)
 
+    async def check(self, job: Job, upload: Upload) -> None:
+        """Raise RefusedError where a job can't be done, as it would say itself later."""
+        request = {**self._request(job, upload), "task": "check", "moves": job.moves}
+        try:
+            await self.look(request)
+        except RefusedError as error:
+            if error.code in ("invalid", "too-large"):
+                raise
+            self.check_closing()  # else it's for want of means or time, and the job may have them
+
     def _request(self, job: Job, upload: Upload) -> Facts:
         folder = self._store.job_folder(job.id)
-        folder.mkdir(exist_ok=True, mode=0o700)
         output = self._store.result_file(job)
         options = {key: value for key, value in job.options.items() if key not in ("guess_map", "format")}
         names = [(upload.path, upload.name), (str(output), f"the result{job.suffix}"), (f"{folder}{os.sep}", "")]

@@ -18,13 +18,17 @@ from urllib.parse import parse_qs, urlsplit
 
 from superfine.serve.limits import RefusedError, told_bytes
 
-__all__ = ["COOKIE", "Door", "Guard", "is_loopback"]
+__all__ = ["COOKIE", "HEAD_ALONE", "STREAMS", "Door", "Guard", "is_loopback"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+#: What is made while it is sent.
+STREAMS: Final = ("/events", "/results.zip")
+#: In a scope: nobody wants the body.
+HEAD_ALONE: Final = "superfine.head"
 COOKIE: Final = "superfine-token"
 _OWN_HEADER: Final = "x-superfine"
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
@@ -95,7 +99,10 @@ def _is_address(host: str) -> bool:
 
 
 class Guard:
-    """An ASGI application around another one, which hears only of requests that may be answered."""
+    """An ASGI application around another one, which hears only of requests that may be answered.
+
+    HEAD is handed on as GET, whose answer the server sends without its body, but for what has no length beforehand.
+    """
 
     def __init__(self, app: App, door: Door) -> None:
         self.app = app
@@ -122,12 +129,15 @@ class Guard:
                 await self._let_in(scope, guarded)
                 return
             self._check_origin(scope, headers)
-            self._check_token(headers)
+            if not _is_public(scope):
+                self._check_token(headers)
             if scope["method"] != "POST" or scope["path"] not in _FILES:
                 receive = await _whole(receive, headers)
         except RefusedError as error:
             await _refuse(error, guarded)
             return
+        if scope["method"] == "HEAD" and not scope["path"].endswith(STREAMS):
+            scope = {**scope, "method": "GET", HEAD_ALONE: True}
         await self.app(scope, receive, guarded)
 
     def _check_host(self, headers: "_Headers") -> None:
@@ -172,10 +182,11 @@ class Guard:
         """The address with the token, which the server printed: the browser keeps it as a cookie from now on."""
         given = _shown_tokens(scope)[-1]
         token = self._door.token
-        if token is not None and not _same(given, token):
+        known = token is None or _same(given, token)
+        if not known and "text/html" not in (_Headers(scope["headers"]).one("accept") or ""):
             raise RefusedError(401, "wrong-token", "that isn't this server's token; it printed it when it started")
         answer = [(b"location", b"/"), (b"content-length", b"0"), (b"cache-control", b"no-store")]
-        if token is not None:
+        if token is not None and known:
             secure = "; Secure" if _came_by_tls(scope) else ""
             cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000{secure}"
             answer.append((b"set-cookie", cookie.encode("ascii")))
@@ -226,6 +237,11 @@ async def _whole(receive: Receive, headers: _Headers) -> Receive:
         return await receive() if message is None else message
 
     return again
+
+
+def _is_public(scope: Message) -> bool:
+    """The page itself holds no secret, and asks for the token."""
+    return scope["method"] in _SAFE and not scope["path"].startswith("/api/")
 
 
 def _came_by_tls(scope: Message) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "machine_limits",
     "shown_name",
     "told_bytes",
+    "web_words",
 ]
 
 #: What one job should have, at least, to be worth a process of its own.
@@ -135,6 +136,29 @@ def check_result(rows: int, cols: int, frames: int, times: int, limits: Limits) 
             f"{frames:,} frames of {cols} x {rows} pixels are too much for this server, which makes {fitting:,} of"
             " them; choose a smaller scale or a shorter stretch",
         )
+
+
+def web_words(text: str) -> str:
+    """What superfine says on the command line, as it is said over HTTP: options as the API names them, in backticks."""
+    for pattern, words in _WEB_WORDS:
+        text = re.sub(pattern, words, text)
+    return re.sub(r"--([a-z][a-z-]*[a-z])", lambda found: f"`{found[1].replace('-', '_')}`", text)
+
+
+# What only the command line has a way out of.
+_WEB_WORDS: Final = (
+    (r"raise it with --max-megapixels [\d,.]+", "make it smaller, or use the command line"),
+    (r"raise it with --memory [\d,.]+", "choose a smaller scale"),
+    (
+        r"show the one before it instead with --damaged repeat",
+        "leave it out by `start` and `end`, or use the command line",
+    ),
+    (r"say which level is white with --white LEVEL", "rescale it first"),
+    (r"--white is about colours only, so rescale it first", "rescale it first"),
+    (r"give --scale 2, 3, 4, …", "give a `scale` of 2, 3, 4, …"),
+    (r"--size (\d+)x(\d+)", r"`size` [\2, \1]"),
+    (r"leave --model (\S+) out", r"leave `model` \1 out"),
+)
 
 
 def told_bytes(content_length: str | None) -> int:

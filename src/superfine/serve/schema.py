@@ -98,6 +98,7 @@ class UploadState(BaseModel):
     recommended: Recommendation
     notes: list[str]
     expires: float
+    started: bool = Field(description="A job was made of it.")
 
 
 class ResultState(BaseModel):
@@ -187,6 +188,7 @@ class Health(BaseModel):
     version: str
     queued: int
     running: int
+    formats: list[str] = Field(description="Endings, without their dots, of what is read and written here.")
     limits: LimitsState
 
 

@@ -15,14 +15,14 @@ from typing import Any, Final
 from superfine.classical.reduction import REDUCTIONS
 from superfine.encoding import CONTAINERS
 from superfine.errors import UsageError
-from superfine.image import FORMATS
+from superfine.image import FORMATS, codecs
 from superfine.models import CLASSICAL, Card, families, family, shipped_cards
 from superfine.route import SHARP, Size
 from superfine.route import Job as Wishes
 from superfine.serve import schema
 from superfine.serve.arrival import received
 from superfine.serve.crew import Crew, Worker
-from superfine.serve.limits import Limits, RefusedError, check_clip, check_disk, check_result, shown_name
+from superfine.serve.limits import Limits, RefusedError, check_clip, check_disk, check_result, shown_name, web_words
 from superfine.serve.store import Job, OwnModel, Store, Upload, bytes_in, new_id, readable, stamp_of
 from superfine.serve.worker import MEDIA_TYPES
 
@@ -35,7 +35,10 @@ _MODEL_SUFFIXES: Final = (".onnx", ".safetensors")
 # What browsers show by themselves, where it isn't too large for them.
 _SHOWN: Final = frozenset({".png", ".jpg", ".webp", ".gif", ".avif"})
 _PLAYED: Final = frozenset({".mp4", ".webm"})
+_PLAYED_TYPES: Final = frozenset(MEDIA_TYPES[suffix] for suffix in _PLAYED)
 _SHOWN_MEGAPIXELS: Final = 50.0
+_SHOWN_SIDE: Final = 16_384
+_SHOWN_BYTES: Final = 100_000_000
 # What holds the pixels that a guess map is made of.
 _LOSSLESS: Final = frozenset({".png", ".tif"})
 # Options that only clips know.
@@ -80,10 +83,12 @@ class Service:
         self._viewing = asyncio.Lock()
         self._sweeping: asyncio.Task[None] | None = None
         self._cards: list[Card] = []
+        self._formats: list[str] = []
 
     async def open(self) -> None:
         """Begin; what an earlier server left unfinished goes on."""
         self._cards = await asyncio.to_thread(shipped_cards)
+        self._formats = await asyncio.to_thread(_formats)
         self.store.expire(self.limits.hours_kept, self.limits.jobs_kept)
         await self.crew.open()
         self._sweeping = asyncio.create_task(self._sweep())
@@ -169,15 +174,38 @@ class Service:
             raise RefusedError(409, "in-use", f"{upload.name} is being worked on; cancel its jobs first")
         self.store.forget(upload)
 
-    async def upload_view(self, key: str) -> tuple[Path, str]:
-        """A file that a browser can show, and its media type."""
+    def upload_file(self, key: str) -> tuple[Path, str]:
+        """A video's own file, and its media type. Raises RefusedError where browsers play none of its kind."""
         upload = self._source(key)
+        if upload.kind != "video" or upload.media_type not in _PLAYED_TYPES:
+            raise RefusedError(415, "not-shown", f"browsers don't play {upload.name}; look at its `view`")
+        return Path(upload.path), upload.media_type
+
+    async def upload_view(self, key: str, at: float = 0.0) -> tuple[Path, str]:
+        """A file that a browser can show, and its media type. at: seconds, of a video."""
+        upload = self._source(key)
+        if at and upload.kind == "video":
+            return await self._still(upload, at)
         suffix = Path(upload.path).suffix if upload.own else upload.suffix
-        shown = upload.kind != "video" and suffix in _SHOWN and _small(upload.rows, upload.cols)
+        shown = upload.kind != "video" and suffix in _SHOWN and _small(upload.rows, upload.cols, upload.bytes)
         if shown and upload.media_type.startswith("image/"):
             return Path(upload.path), upload.media_type
         view = self.store.upload_folder(upload.id) / "view.png"
         return await self._view(Path(upload.path), view, upload, upload.rows * upload.cols, self.limits.megapixels)
+
+    async def _still(self, upload: Upload, at: float) -> tuple[Path, str]:
+        """What a video shows at a moment; of each video one such still is kept, the last that was asked for."""
+        if at >= max(upload.seconds, 1e-9):
+            raise _too_late(upload, "at")
+        folder = self.store.upload_folder(upload.id)
+        path = folder / f"still-{round(at * 1000)}.png"
+        async with self._viewing:
+            if not path.exists():
+                for other in folder.glob("still-*.png"):
+                    other.unlink(missing_ok=True)
+                pixels = upload.rows * upload.cols
+                await self._make_view(Path(upload.path), path, upload, pixels, self.limits.megapixels, at)
+        return path, "image/png"
 
     async def _view(
         self, source: Path, view: Path, of: Upload | Job, pixels: int, megapixels: float
@@ -189,11 +217,13 @@ class Service:
                     await self._make_view(source, view, of, pixels, megapixels)
         return view, "image/png"
 
-    async def _make_view(self, source: Path, view: Path, of: Upload | Job, pixels: int, megapixels: float) -> None:
+    async def _make_view(
+        self, source: Path, view: Path, of: Upload | Job, pixels: int, megapixels: float, at: float = 0.0
+    ) -> None:
         folder = view.parent
         folder.mkdir(exist_ok=True, mode=0o700)
         names = [(str(source), of.name), (str(view), "the view")]
-        request = {"task": "view", "source": str(source), "output": str(view), "names": names}
+        request = {"task": "view", "source": str(source), "output": str(view), "names": names, "at": at}
         with self._claimed(view) as claim:
             claim(math.ceil(min(pixels, _VIEW_PIXELS) * _VIEW_BYTES * _UNPACKED))
             try:
@@ -304,9 +334,11 @@ class Service:
         self.crew.check_room()
         upload = await self.add_path(asked.path) if asked.path is not None else self._source(str(asked.upload))
         job = self._planned(upload, asked.options)
+        await self.crew.check(job, upload)
+        upload = self._source(upload.id)  # it may be gone meanwhile
         self.crew.check_room()
         self._check_disk(job.taken)
-        upload.expires = self._later()
+        upload.expires, upload.started = self._later(), True
         self.store.save(upload)
         self.crew.submit(job)
         return job
@@ -314,6 +346,10 @@ class Service:
     def _planned(self, upload: Upload, options: schema.Options) -> Job:
         """What to make, checked as far as that can be before the work. Raises RefusedError."""
         suffix = _suffix_of(upload, options.format)
+        if suffix[1:] not in self._formats:
+            raise RefusedError(
+                422, "invalid", f"this server doesn't write {suffix[1:]}; give `format` as {', '.join(self._formats)}"
+            )
         if options.guess_map and options.format is None and upload.kind == "picture" and suffix not in _LOSSLESS:
             suffix = ".png"  # the map is calibrated for what networks make, which a lossy format changes
         moves = upload.kind == "video" or (upload.kind == "animation" and suffix in (*CONTAINERS, ".gif", ".webp"))
@@ -407,7 +443,7 @@ class Service:
                     415, "not-shown", f"browsers don't play {job.suffix[1:]}; download it, or make it again as mp4"
                 )
             return path, MEDIA_TYPES[job.suffix]
-        if job.suffix in _SHOWN and _small(job.output_rows, job.output_cols):
+        if job.suffix in _SHOWN and _small(job.output_rows, job.output_cols, _size_of(path)):
             return path, MEDIA_TYPES[job.suffix]
         pixels, most = job.output_rows * job.output_cols, self.limits.result_megapixels * 1.1
         return await self._view(path, path.with_name("view.png"), job, pixels, most)
@@ -557,6 +593,7 @@ class Service:
             version=version("superfine"),
             queued=self.crew.queued,
             running=self.crew.running,
+            formats=self._formats,
             limits=schema.LimitsState(
                 upload_bytes=limits.upload_bytes,
                 megapixels=limits.megapixels,
@@ -572,6 +609,12 @@ class Service:
         )
 
 
+def _formats() -> list[str]:
+    """The endings, without their dots, of what can be read and written here."""
+    ready = [FORMATS[name].suffixes[0] for name, state in codecs().items() if state.startswith("ready")]
+    return [suffix[1:] for suffix in (*ready, *CONTAINERS)]
+
+
 def _size_of(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -579,8 +622,10 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _small(rows: int, cols: int) -> bool:
-    return rows * cols <= _SHOWN_MEGAPIXELS * 1e6
+def _small(rows: int, cols: int, count: int) -> bool:
+    """Whether browsers show a picture of so many bytes as it is."""
+    sides = rows * cols <= _SHOWN_MEGAPIXELS * 1e6 and max(rows, cols) <= _SHOWN_SIDE
+    return sides and count <= _SHOWN_BYTES
 
 
 def _suffix_of(upload: Upload, asked: str | None) -> str:
@@ -632,7 +677,7 @@ def _target(wishes: dict[str, Any], size: Size) -> tuple[int, int, str]:
         job = Wishes(**given)
         rows, cols = job.target(size)
     except UsageError as error:
-        raise RefusedError(422, "invalid", str(error)) from error
+        raise RefusedError(422, "invalid", web_words(str(error))) from error
     return rows, cols, job.label
 
 
@@ -654,5 +699,9 @@ def _frames_of(upload: Upload, options: schema.Options) -> int:
     """How many frames a stretch of a clip has, nearly."""
     begin, end = options.start or 0.0, upload.seconds if options.end is None else min(options.end, upload.seconds)
     if begin >= max(upload.seconds, 1e-9):
-        raise RefusedError(422, "invalid", f"{upload.name} ends at {upload.seconds:.4g} seconds, before `start`")
+        raise _too_late(upload, "start")
     return max(1, math.ceil(upload.frames * (end - begin) / max(upload.seconds, 1e-9)))
+
+
+def _too_late(upload: Upload, name: str) -> RefusedError:
+    return RefusedError(422, "invalid", f"{upload.name} ends at {upload.seconds:.4g} seconds, before `{name}`")

@@ -25,7 +25,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from superfine.errors import ModelError, SourceError, SuperfineError, TooLargeError
+from superfine.errors import MissingExtraError, ModelError, SourceError, SuperfineError, TooLargeError
+from superfine.serve.limits import web_words
 from superfine.upscale import Pace, Progress, upscale_path
 
 __all__ = ["MEDIA_TYPES", "StoppedError", "main", "plain_words"]
@@ -56,6 +57,7 @@ _SUFFIXES: Final = {
     "GIF": ".gif",
     "HEIC": ".heic",
 }
+_KNOWN: Final = "PNG, JPEG, WebP, AVIF, TIFF, GIF; MP4, WebM, MKV, MOV"
 _SECONDS_BETWEEN: Final = 0.25
 # Before so much is known, a guess at the time that is left would jump.
 _KNOWN_SHARE, _KNOWN_SECONDS = 0.01, 1.0
@@ -116,13 +118,13 @@ def answer_to(request: Facts, tell: Callable[[Facts], None], stopping: threading
         else:
             done = _LOOKS[request["task"]](request)
         if "notes" in done:
-            done["notes"] = [plain_words(note, names) for note in done["notes"]]
+            done["notes"] = [plain_words(web_words(note), names) for note in done["notes"]]
         return {"done": done}
     except StoppedError:
         return {"stopped": True}
     except Exception as error:  # noqa: BLE001 - the process goes on with the next one
         code, words = _reason(error)
-        return {"refused": {"code": code, "message": plain_words(words, names)}}
+        return {"refused": {"code": code, "message": plain_words(web_words(words), names)}}
 
 
 def _reason(error: Exception) -> tuple[str, str]:
@@ -168,8 +170,15 @@ def _inspect(request: Facts) -> Facts:
         return _inspected_clip(source, kind, most)
     try:
         name, _ = coding_of(source)
+    except MissingExtraError as error:
+        raise _UnknownKindError(f"{source}: is HEIC, which this server doesn't read; send it as JPEG or PNG") from error
     except SourceError as error:
-        raise _UnknownKindError(str(error)) from error
+        words = str(error)
+        if "not a picture" in words:
+            words = (
+                f"{source}: neither a picture nor a video that superfine reads ({_KNOWN}), or a part of it is missing"
+            )
+        raise _UnknownKindError(words) from error
     found = inspect(source, max_megapixels=most)
     picture = open_picture(source, max_megapixels=most, bounded=False)
     rows, cols = picture.size[::-1] if picture.sideways else picture.size
@@ -222,8 +231,8 @@ def _clip_suffix(container: str, codec: str) -> tuple[str, str]:
     return ".mkv", "application/octet-stream"
 
 
-def _upscale(request: Facts, listener: Progress) -> Facts:
-    """One file by `upscale_path`, as the command line does it."""
+def _wishes(request: Facts) -> Any:
+    """The job of a request. Raises UsageError."""
     from superfine.route import Job
 
     options = dict(request["options"])
@@ -232,12 +241,47 @@ def _upscale(request: Facts, listener: Progress) -> Facts:
             options[name] = Fraction(options[name]).limit_denominator(1000)
     if options.get("size") is not None:
         options["size"] = tuple(options["size"])
+    return Job(memory_gb=request["memory_gb"], max_megapixels=request["max_megapixels"], **options)
+
+
+def _check(request: Facts) -> Facts:
+    """Nothing, where a job can be done; no pixel is enlarged. Raises as the job would."""
+    from superfine.destination import check_holds, keeps_turn, made_dtype
+    from superfine.image import format_of, open_picture
+    from superfine.route import Workshops
+    from superfine.upscale import _guess_for
+    from superfine.upscale_video import coding_of_video, plan_video
+
+    source, output, job = Path(request["source"]), Path(request["output"]), _wishes(request)
+    workshops = Workshops(job)
+    if request["moves"]:
+        coding = coding_of_video(source, job)
+        workshop, _ = workshops.suited_to_video(coding.codec, coding.size, lossless=coding.lossless)
+        plan_video(source, output, workshop, coding.clip)
+        return {}
+    workshop, _ = workshops.suited(source)
+    entry = format_of(output)
+    picture = open_picture(source, max_megapixels=job.max_megapixels)
+    if not keeps_turn(entry, picture):
+        picture = open_picture(source, max_megapixels=job.max_megapixels, upright=True)
+    target, dtype = job.target(picture.size, sideways=picture.sideways), made_dtype(entry, picture)
+    check_holds(entry, picture, target)
+    held = 0 if picture.streams else picture.bytes
+    held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
+    route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
+    if request["guess_map"]:
+        _guess_for(picture, output, workshop, route)
+    return {}
+
+
+def _upscale(request: Facts, listener: Progress) -> Facts:
+    """One file by `upscale_path`, as the command line does it."""
     guess_map = request.get("guess_map")
     output = Path(request["output"])
     report = upscale_path(
         [request["source"]],
         output,
-        job=Job(memory_gb=request["memory_gb"], max_megapixels=request["max_megapixels"], **options),
+        job=_wishes(request),
         guess_map=guess_map,
         overwrite=True,
         progress=listener,
@@ -337,7 +381,7 @@ def _save_rows(path: Path, bands: Any, shape: tuple[int, ...]) -> None:
 
 
 def _view(request: Facts) -> Facts:
-    """A PNG of 8 bits that a browser can show: upright, and no side over 8192 pixels; of a clip the first frame."""
+    """A PNG of 8 bits that a browser can show: upright, and no side over 8192 pixels; of a clip a single frame."""
     import numpy as np
 
     from superfine.atomic import written_whole
@@ -350,7 +394,8 @@ def _view(request: Facts) -> Facts:
     turns = 0
     if kind_of(source):
         clip: Clip = open_footage(source, max_megapixels=most)
-        frame = next(iter(read_footage(clip, 0, 1, damaged="repeat")))
+        number = _frame_at(clip, float(request.get("at", 0.0)))
+        frame = next(iter(read_footage(clip, number, number + 1, damaged="repeat")))
         picture = plain_picture(source, clip.shape, clip.dtype, clip.bits)
         shape, bands, turns = clip.shape, iter([frame.pixels]), clip.rotation // 90 % 4
     else:
@@ -362,10 +407,17 @@ def _view(request: Facts) -> Facts:
     return {"bytes": output.stat().st_size}
 
 
+def _frame_at(clip: Any, seconds: float) -> int:
+    """The first frame of what an enlargement from this moment on begins with."""
+    last = len(clip.timeline) - 1
+    moment = Fraction(seconds).limit_denominator(1000)
+    return next((number for number in range(last) if clip.timeline.at(number) >= moment), last)
+
+
 def _browsable(image: Any, turns: int, header: Any) -> Any:
     """No side too long, turned by so many quarters counter-clockwise, in the colours that `header` names."""
     step = -(-max(image.height, image.width) // _VIEW_SIDE)
-    small = image.shrink(step, step) if step > 1 else image.copy()
+    small = image.shrink(min(step, image.width), min(step, image.height)) if step > 1 else image.copy()
     small = small.copy_memory().rot(f"d{-90 * turns % 360}") if turns else small
     if kind := header.get_typeof("icc-profile-data"):
         small.set_type(kind, "icc-profile-data", header.get("icc-profile-data"))
@@ -395,7 +447,12 @@ def _model(request: Facts) -> Facts:
     }
 
 
-_LOOKS: Final[Mapping[str, Callable[[Facts], Facts]]] = {"inspect": _inspect, "view": _view, "model": _model}
+_LOOKS: Final[Mapping[str, Callable[[Facts], Facts]]] = {
+    "inspect": _inspect,
+    "check": _check,
+    "view": _view,
+    "model": _model,
+}
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt, BrokenPipeError):

@@ -11,21 +11,27 @@ import { compare } from "./viewer.js";
  *   position: number | null, message: string, model: string, scale: number, rows: number, cols: number, output_rows: number,
  *   output_cols: number, result: {name: string, bytes: number, type: string} | null, guess_map: boolean,
  *   consistency: {operator: string, psnr: number | null, samples: number, misses: number, worst: number} | null, notes: string[],
- *   created: number, expires: number, video: {frames: number, done: number, fps: number} | null}} Job
+ *   created: number, expires: number, video: {frames: number, done: number, fps: number, start?: number} | null}} Job
  * @typedef {{name: string, family: string, scale: number, summary: string, frames: number}} Model
  * @typedef {{upload_bytes: number, megapixels: number, result_megapixels: number, frames: number, hours_kept: number}} Limits
  * What a person chose; empty strings are "as it comes".
  * @typedef {{model: string, scale: string, width: string, height: string, format: string, quality: string, codec: string,
  *   crf: string, from: string, until: string, consistent: string, sharpness: number, guess: boolean, ensemble: boolean}} Choices
- * One line of the list: a file on its way to the server, on the server, or a job made of it.
+ * One line of the list: a file on its way to the server, on the server, or a job made of it. found: another tab sent it;
+ * eager: to be started as soon as it is there.
  * @typedef {{key: string, name: string, bytes: number, file: File | null, upload: Upload | null, job: Job | null, choices: Choices | null,
- *   sent: number, wanted: boolean, stopping: boolean, held: string, error: string, changed: number}} Item
+ *   sent: number, wanted: boolean, stopping: boolean, leaving: boolean, found: boolean, eager: boolean, held: string, error: string, changed: number}} Item
  * @typedef {"sending" | "refused" | "ready" | "waiting" | Job["status"]} Phase
  */
 
 const API = "api/v1";
 const MOST_UPLOADS = 2;
 const POLL_SECONDS = 3;
+/** Where tabs can't agree on who listens (without TLS on another machine), each asks. */
+const ALONE_SECONDS = 1;
+/** So often a page without work looks whether results are still there. */
+const EXPIRY_SECONDS = 60;
+const MOST_DELETIONS = 3;
 const LONGEST_PAUSE_SECONDS = 30;
 /** The most that a side can grow. */
 const MOST_TIMES = 16;
@@ -38,6 +44,8 @@ const FORMATS = {
   animation: { gif: "GIF", webp: "WebP", mp4: "MP4", webm: "WebM" },
   video: { mp4: "MP4", webm: "WebM", mkv: "Matroska", mov: "QuickTime", gif: "GIF", webp: "WebP" },
 };
+/** Of the drop area; each only where the server has it. */
+const TAKEN = [{ ...FORMATS.picture, gif: "GIF" }, { mp4: "MP4", webm: "WebM", mkv: "MKV", mov: "MOV" }];
 const CODECS = { "": "auto", h264: "H.264", h265: "H.265", av1: "AV1", vp9: "VP9", ffv1: "FFV1, lossless" };
 const OPERATORS = { "": "no", "matlab-bicubic": "under MATLAB's bicubic", bicubic: "under bicubic", box: "under box averages" };
 const SOFT = "photo";
@@ -46,6 +54,7 @@ const state = {
   /** @type {Item[]} */ items: [],
   /** @type {Model[]} */ models: [],
   /** @type {Limits | null} */ limits: null,
+  /** @type {Set<string>} */ formats: new Set(),
   /** @type {Set<string>} */ removed: new Set(),
   trouble: "",
   locked: false, // the server wants its token
@@ -121,8 +130,21 @@ function consistencyText(job) {
 /** @param {string} text */
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+/** What the API calls a field, as the page calls it. @type {Record<string, string>} */
+const LABELS = {
+  model: "Model", scale: "Size", size: "Size", format: "Format", quality: "Quality", codec: "Codec", crf: "CRF", start: "From", end: "Until",
+  consistent: "Keep consistent", sharpness: "Sharpness", guess_map: "Guess map", ensemble: "Best of eight",
+};
+
+/** @param {string} text of the server */
+const labelled = (text) => text.replace(/`(\w+)`/g, (all, field) => LABELS[field] ?? all);
+
 /** A sentence of the server without the name that it stands beside. @param {string} message @param {string} name */
-const unnamed = (message, name) => sentence(message.startsWith(`${name}: `) ? message.slice(name.length + 2) : message);
+export function unnamed(message, name) {
+  const words = labelled(message);
+  if (words.startsWith(`${name}: `)) return sentence(words.slice(name.length + 2));
+  return words.startsWith(name) ? words : sentence(words); // names are as they are
+}
 
 // ---- What is asked for
 
@@ -172,7 +194,8 @@ export function objection(upload, choices) {
   if (upload.kind !== "picture") {
     const [from, until] = [secondsOf(choices.from), secondsOf(choices.until)];
     if (Number.isNaN(from) || Number.isNaN(until)) return "Write times as 12.5 or 1:02.5.";
-    if (from !== null && until !== null && until <= from) return "The end is to come after the start.";
+    if (from !== null && until !== null && until <= from) return "Until is to come after From.";
+    if (from !== null && upload.seconds > 0 && from >= upload.seconds) return `From is to come before the end, at ${DIGITS.format(upload.seconds)} s.`;
   }
   return "";
 }
@@ -295,7 +318,7 @@ const sourceOf = (item) => item.job?.upload ?? item.upload?.id ?? "";
 function newItem(given) {
   return {
     key: crypto.randomUUID?.() ?? String(Math.random()), name: "", bytes: 0, file: null, upload: null, job: null, choices: null,
-    sent: 0, wanted: false, stopping: false, held: "", error: "", changed: performance.now(), ...given,
+    sent: 0, wanted: false, stopping: false, leaving: false, found: false, eager: false, held: "", error: "", changed: performance.now(), ...given,
   };
 }
 
@@ -303,7 +326,10 @@ function newItem(given) {
 function merged(items, jobs, asked) {
   const listed = new Map(jobs.map((job) => [job.id, job]));
   const known = new Set(items.map((item) => item.job?.id));
-  const kept = items.filter((item) => !item.job || listed.has(item.job.id) || item.changed > asked);
+  // What was found waiting may have been started by the tab that sent it.
+  const used = new Set(jobs.map((job) => job.upload));
+  const waits = (/** @type {Item} */ item) => !item.job && !(item.found && !item.wanted && used.has(item.upload?.id ?? null));
+  const kept = items.filter((item) => waits(item) || (item.job && (listed.has(item.job.id) || item.changed > asked)));
   for (const item of kept) if (item.job && item.changed <= asked) item.job = listed.get(item.job.id) ?? item.job;
   const fresh = jobs.filter((job) => !known.has(job.id) && !state.removed.has(job.id)).reverse();
   return [...fresh.map((job) => newItem({ name: job.source_name, job })), ...kept];
@@ -365,12 +391,16 @@ async function sendOne(item, file) {
       }, controller.signal);
       if (!upload) break;
       if (!wanted()) {
-        await discard(upload.id);
+        await discard(upload.id).catch(() => {}); // it goes when its time is over
         break;
       }
       item.upload = upload;
       item.choices = recommended(upload);
       item.held = "";
+      if (item.eager) {
+        start(item);
+        submitAll();
+      }
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (error.status === 401) lock();
@@ -410,7 +440,7 @@ async function submitAll() {
         state.items = state.items.filter((each) => each === item || each.job?.id !== job.id);
       } else {
         await drop(job); // changed their mind while it was on its way
-        if (!state.items.includes(item)) await discard(job.upload);
+        if (!state.items.includes(item)) await discard(job.upload).catch(() => {});
       }
       [item.wanted, item.held] = [false, ""];
     } catch (error) {
@@ -445,9 +475,26 @@ async function drop(job) {
   await ask(`jobs/${job.id}`, "DELETE").catch(() => {});
 }
 
-/** Throw a source away that nothing on this page is made of. @param {string} upload */
+/** @param {string} path @param {number[]} fine statuses that are no failure either: 404, as somebody else was faster */
+async function erase(path, fine = [404]) {
+  await ask(path, "DELETE").catch((error) => {
+    if (!(error instanceof Refusal && fine.includes(error.status))) throw error;
+  });
+}
+
+/** Of each source one request, for all that was made of it. @type {Map<string, Promise<void>>} */
+const discards = new Map();
+
+/** Throw a source away that nothing on this page is made of, or will be. @param {string} upload */
 async function discard(upload) {
-  if (!state.items.some((item) => sourceOf(item) === upload)) await ask(`uploads/${upload}`, "DELETE").catch(() => {});
+  if (state.items.some((item) => sourceOf(item) === upload && !item.leaving)) return;
+  // 409: another page has a job made of it, which still runs.
+  const erased = discards.get(upload) ?? erase(`uploads/${upload}`, [404, 409]);
+  discards.set(upload, erased);
+  await erased.catch((error) => {
+    discards.delete(upload);
+    throw error;
+  });
 }
 
 /** @param {Item} item */
@@ -468,23 +515,57 @@ async function cancel(item) {
   await update();
 }
 
-/** @param {Item[]} items */
-async function remove(items) {
-  const next = state.items.filter((item) => !items.includes(item));
-  const place = state.items.indexOf(items[0]);
-  state.items = next;
+/** @param {Item} item @returns {Promise<boolean>} */
+async function removeOne(item) {
+  const [job, upload] = [item.job, sourceOf(item)];
+  // At once: both are sent, also where the tab is closed now.
+  const answers = await Promise.allSettled([upload ? discard(upload) : null, job ? erase(`jobs/${job.id}`) : null]);
+  for (const answer of answers) {
+    if (answer.status === "fulfilled") continue;
+    const error = answer.reason;
+    if (!(error instanceof Refusal)) throw error;
+    [item.leaving, item.error] = [false, `It couldn't be removed: ${error.status === 0 ? "superfine doesn't answer." : error.message}`];
+    paint();
+    return false;
+  }
+  if (job) {
+    state.removed.add(job.id);
+    tabs.postMessage({ removed: job.id });
+  }
+  takeAway(item);
+  return true;
+}
+
+/** @param {Item} item */
+function takeAway(item) {
+  const place = state.items.indexOf(item);
+  const focused = cards.get(item.key)?.root.contains(document.activeElement);
+  state.items = state.items.filter((each) => each !== item);
   paint();
   // Whoever works by keyboard stays where they were.
-  const neighbour = next[Math.min(place, next.length - 1)];
-  (neighbour ? cards.get(neighbour.key)?.parts.remove : choose)?.focus();
-  for (const item of items) {
+  const neighbour = state.items[Math.min(place, state.items.length - 1)];
+  if (focused) (neighbour ? cards.get(neighbour.key)?.parts.remove : choose)?.focus();
+}
+
+/** What the server has goes from the page once it is gone from there. @param {Item[]} items */
+async function remove(items) {
+  const going = items.filter((item) => !item.leaving);
+  for (const item of going) {
+    [item.wanted, item.eager, item.leaving, item.error] = [false, false, true, ""];
     // What has arrived already is thrown away once its id is known.
     if (item.sent < 1) sending.get(item.key)?.abort();
-    item.wanted = false;
-    if (item.job) state.removed.add(item.job.id);
-    if (item.job) await ask(`jobs/${item.job.id}`, "DELETE").catch(() => {});
-    if (sourceOf(item)) await discard(sourceOf(item));
+    if (!item.job && !item.upload) takeAway(item);
   }
+  paint();
+  const rest = going.filter((item) => state.items.includes(item));
+  const asked = rest.length;
+  let gone = 0;
+  const lane = async () => {
+    for (let item = rest.shift(); item; item = rest.shift()) if (await removeOne(item)) gone += 1;
+  };
+  await Promise.all(Array.from({ length: MOST_DELETIONS }, lane));
+  if (gone < asked) announce(`${counted(asked - gone, "file")} couldn't be removed.`);
+  else if (asked > 1) announce(`${counted(gone, "file")} removed.`);
 }
 
 /** The same file once more, with settings to change. @param {Item} item */
@@ -514,17 +595,27 @@ const MEMORY = "superfine-waiting";
 /** @typedef {{id: string, choices: Choices}[]} Memory */
 
 function remember() {
+  if (!recalled) return;
   const waiting = state.items.filter((item) => !item.job && item.upload).map((item) => ({ id: item.upload?.id, choices: item.choices }));
   sessionStorage.setItem(MEMORY, JSON.stringify(waiting));
 }
 
-async function recall() {
+let recalled = false;
+
+/** Once: what waits on the server, in this tab's order and with its choices, then what other tabs left there. @param {Job[]} jobs */
+async function recall(jobs) {
+  if (recalled) return;
+  /** @type {Upload[]} */
+  const stored = await ask("uploads");
   /** @type {Memory} */
   const waiting = JSON.parse(sessionStorage.getItem(MEMORY) ?? "[]");
-  for (const { id, choices } of waiting) {
-    const upload = await ask(`uploads/${id}`).catch(() => null);
-    if (upload) state.items.push(newItem({ name: upload.name, bytes: upload.bytes, upload, choices: { ...recommended(upload), ...choices } }));
+  const known = new Set([...waiting.map(({ id }) => id), ...jobs.map((job) => job.upload)]);
+  const left = stored.filter((upload) => !known.has(upload.id)).reverse();
+  for (const { id, choices } of [...waiting, ...left.map((upload) => ({ id: upload.id, choices: {} }))]) {
+    const upload = stored.find((each) => each.id === id);
+    if (upload) state.items.push(newItem({ name: upload.name, bytes: upload.bytes, upload, choices: { ...recommended(upload), ...choices }, found: !waiting.some((each) => each.id === id) }));
   }
+  recalled = true;
 }
 
 // ---- The token
@@ -559,8 +650,10 @@ async function unlock(text) {
 
 // ---- Staying up to date
 
-/** The job whose events come. Browsers open six connections to a server at most, over all tabs: one stream is enough for each. */
+/** The job that is listened to, here or by another tab. */
 let heard = "";
+/** Its events come to this tab. */
+let leads = false;
 let stream = new AbortController();
 let timer = 0;
 /** Since something was heard. */
@@ -572,6 +665,9 @@ async function learn() {
   const [health, models] = await Promise.all([ask("health"), ask("models")]);
   state.models = models;
   state.limits = health.limits;
+  state.formats = new Set(health.formats);
+  const offered = TAKEN.map((names) => Object.entries(names).flatMap(([ending, name]) => (state.formats.has(ending) ? [name] : [])).join(", "));
+  say(element("kinds"), offered.filter(Boolean).join("; "));
   say(element("limits"), `Up to ${bytesText(health.limits.upload_bytes)} and ${DIGITS.format(health.limits.megapixels)} megapixels. Results are kept for ${DIGITS.format(health.limits.hours_kept)} hours.`);
   say(element("about"), `superfine ${health.version}`);
 }
@@ -581,6 +677,7 @@ async function refresh() {
   const asked = performance.now();
   /** @type {Job[]} */
   const jobs = await ask("jobs");
+  await recall(jobs);
   const before = new Map(state.items.map((item) => [item, item.job?.status]));
   state.items = merged(state.items, jobs, asked);
   for (const item of state.items) if (before.get(item)) tell(item, before.get(item));
@@ -618,13 +715,14 @@ function watch() {
   clearTimeout(timer);
   if (state.locked) return;
   const open = unfinished();
-  const next = document.hidden || open.length === 0 ? "" : open[0].id;
+  const next = document.hidden || open.length === 0 || !navigator.locks ? "" : open[0].id;
   if (next !== heard) {
     hush();
     if (next) listen(next);
   }
   if (failures > 0) timer = setTimeout(update, 1000 * pauseSeconds(failures, 0));
-  else if (open.length > (heard ? 1 : 0)) timer = setTimeout(update, 1000 * POLL_SECONDS);
+  else if (open.length > (leads ? 1 : 0)) timer = setTimeout(update, 1000 * (navigator.locks || document.hidden ? POLL_SECONDS : ALONE_SECONDS));
+  else if (!document.hidden && state.items.some((item) => phaseOf(item) === "done")) timer = setTimeout(update, 1000 * EXPIRY_SECONDS);
 }
 
 function hush() {
@@ -632,21 +730,35 @@ function hush() {
   heard = "";
 }
 
-/** @param {string} id */
+/** What one tab hears or does, the others needn't ask for. Browsers open six connections to a server over all tabs: one is enough for events.
+ * @typedef {{job?: Job, removed?: string}} News */
+const tabs = new BroadcastChannel("superfine-jobs");
+tabs.addEventListener("message", (/** @type {MessageEvent<News>} */ { data: { job, removed } }) => {
+  if (removed) {
+    state.removed.add(removed);
+    state.items = state.items.filter((item) => item.job?.id !== removed);
+  }
+  const item = state.items.find((each) => each.job?.id === job?.id && job);
+  if (item && job) hear(item, job);
+  if (item || removed) paint();
+  if (job && !item && !state.removed.has(job.id)) update(); // made since this tab looked
+  else if (job && FINAL.includes(job.status)) watch();
+});
+
+/** Listen to a job once no other tab listens to any. @param {string} id */
 async function listen(id) {
   const controller = new AbortController();
   [stream, heard] = [controller, id];
   try {
-    for await (const job of changesOf(id, controller.signal)) {
-      const item = state.items.find((each) => each.job?.id === id);
-      if (item) hear(item, job);
-      [failures, state.trouble] = [0, ""];
-      paint();
-      if (FINAL.includes(job.status)) break;
-    }
+    await navigator.locks.request("superfine-events", { signal: controller.signal }, async () => {
+      leads = true;
+      watch(); // which asks less often now
+      await relay(id, controller.signal).finally(() => (leads = false));
+    });
   } catch (error) {
+    if (controller.signal.aborted) return;
     if (!(error instanceof Refusal)) throw error;
-    if (!controller.signal.aborted) trip(error);
+    trip(error);
     return;
   }
   if (controller.signal.aborted) return;
@@ -654,6 +766,18 @@ async function listen(id) {
   const ended = state.items.every((item) => item.job?.id !== id || FINAL.includes(item.job.status));
   if (ended) await update();
   else trip(new Refusal(0, ""));
+}
+
+/** Each change of a job to this tab and the others. @param {string} id @param {AbortSignal} signal */
+async function relay(id, signal) {
+  for await (const job of changesOf(id, signal)) {
+    const item = state.items.find((each) => each.job?.id === id);
+    if (item) hear(item, job);
+    tabs.postMessage({ job });
+    [failures, state.trouble] = [0, ""];
+    paint();
+    if (FINAL.includes(job.status)) return;
+  }
 }
 
 /** A job at each change, until the server ends that. An EventSource that is refused doesn't say why, nor for how long.
@@ -731,6 +855,7 @@ function newCard(item) {
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("[data-part]"))) parts[part.dataset.part ?? ""] = part;
   parts.thumb.addEventListener("click", () => item.job?.status === "done" && open(item));
   parts.thumb.addEventListener("error", () => (parts.thumb.hidden = true));
+  parts.thumb.addEventListener("load", () => (parts.blank.style.display = "none")); // it would show through
   parts.remove.addEventListener("click", () => remove([item]));
   parts.cancel.addEventListener("click", () => item.stopping || cancel(item));
   parts.compare.addEventListener("click", () => open(item));
@@ -765,7 +890,7 @@ function furnish(parts, upload) {
   for (const scale of scales) offer(parts.scale, String(scale), `${scale} times`);
   offer(parts.scale, EXACT, "exact size \u2026");
   offer(parts.format, "", "as the file");
-  for (const [value, text] of Object.entries(FORMATS[upload.kind])) offer(parts.format, value, text);
+  for (const [value, text] of Object.entries(FORMATS[upload.kind])) if (state.formats.has(value)) offer(parts.format, value, text);
   for (const [value, text] of Object.entries(CODECS)) offer(parts.codec, value, text);
   for (const [value, text] of Object.entries(OPERATORS)) offer(parts.consistent, value, text);
   for (const name of ["quality", "consistent", "sharpness", "guess"]) parts[`${name}-field`].hidden = upload.kind !== "picture";
@@ -820,13 +945,14 @@ function paintSettings(parts, item, upload, choices) {
   write(parts, choices);
   parts.exact.hidden = choices.scale !== EXACT;
   const size = outputSize(upload, choices);
-  say(parts.outcome, size ? `Makes ${sizeText(size[0], size[1])} of ${sizeText(upload.rows, upload.cols)}` : "");
+  const wrong = objection(upload, choices);
+  say(parts.outcome, wrong && size ? wrong : size ? `Makes ${sizeText(size[0], size[1])} of ${sizeText(upload.rows, upload.cols)}` : "");
   const format = choices.format || (upload.name.split(".").pop() ?? "").toLowerCase().replace("jpeg", "jpg");
   parts.quality.disabled = !LOSSY.includes(format);
   parts.sharpness.disabled = !takesSharpness(choices);
   say(parts["sharpness-value"], !takesSharpness(choices) ? "(only photo)" : choices.sharpness > 0 ? `${Math.round(100 * choices.sharpness)} %` : "faithful");
   const about = state.models.find((model) => valueOf(model) === choices.model);
-  say(parts.hint, choices.sharpness > 0 && takesSharpness(choices) ? "Sharpness makes up texture that the picture doesn't hold." : about ? `${about.family}: ${about.summary}.` : "");
+  say(parts.hint, choices.sharpness > 0 && takesSharpness(choices) ? "Sharpness makes up texture that the picture doesn't hold." : about ? `${sentence(about.summary)}.` : "");
   parts.spread.hidden = state.items.filter((each) => phaseOf(each) === "ready").length < 2;
 }
 
@@ -850,6 +976,7 @@ function stateText(item) {
 /** @param {Item} item */
 function madeText(item) {
   const job = /** @type {Job} */ (item.job);
+  if (item.leaving) return "Removing \u2026";
   if (job.status === "done" && job.result) return `Done: ${bytesText(job.result.bytes)}`;
   return { failed: "", cancelled: "Cancelled.", expired: "Its time is over: the result was deleted.", done: "Done" }[/** @type {string} */ (job.status)] ?? "";
 }
@@ -867,6 +994,7 @@ function paintCard(card, item) {
   const phase = phaseOf(item);
   const focused = root.contains(document.activeElement) ? document.activeElement : null;
   root.dataset.phase = phase;
+  root.setAttribute("aria-busy", String(item.leaving));
   say(parts.name, item.name);
   const [job, upload] = [item.job, item.upload];
   say(parts.facts, job ? jobFacts(job) : upload ? uploadFacts(upload) : bytesText(item.bytes));
@@ -881,7 +1009,7 @@ function paintCard(card, item) {
   say(parts.kind, upload && upload.kind !== "picture" ? upload.kind : "video");
   say(parts.why, why(item, phase));
   parts.why.hidden = !parts.why.textContent;
-  const notes = job ? [...job.notes, ...consistencyText(job)] : phase === "ready" ? upload?.notes ?? [] : [];
+  const notes = job ? [...job.notes.map(labelled), ...consistencyText(job)] : phase === "ready" ? upload?.notes ?? [] : [];
   if (parts.notes.dataset.notes !== notes.join("\n")) {
     parts.notes.dataset.notes = notes.join("\n");
     parts.notes.replaceChildren(...notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
@@ -918,6 +1046,7 @@ function paintCard(card, item) {
   parts.error.hidden = error === "";
   parts.remove.hidden = ["queued", "running", "waiting"].includes(phase);
   parts.remove.setAttribute("aria-label", `Remove ${item.name}`);
+  parts.remove.setAttribute("aria-disabled", String(item.leaving)); // not `disabled`: it has the focus
   for (const [part, verb] of /** @type {const} */ ([["start", "Enlarge"], ["cancel", "Cancel"], ["compare", "Compare"], ["again", parts.again.textContent]])) {
     parts[part].setAttribute("aria-label", `${verb} ${item.name}`);
   }
@@ -927,23 +1056,45 @@ function paintCard(card, item) {
   }
 }
 
+/** Seconds of the source where the result begins; null where only the tab that asked for it knows. @param {Item} item @param {Job} job */
+async function startOf(item, job) {
+  const known = job.video?.start ?? (item.choices ? secondsOf(item.choices.from) ?? 0 : null);
+  if (known !== null || !job.video || !job.upload) return known ?? 0;
+  item.upload ??= await ask(`uploads/${job.upload}`).catch(() => null);
+  return item.upload && item.upload.frames !== job.video.frames ? null : 0;
+}
+
 /** @param {Item} item */
-function open(item) {
+async function open(item) {
+  if (!item.job) return;
+  try {
+    hear(item, await ask(`jobs/${item.job.id}`)); // its time may be over by now
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.status === 404) takeAway(item);
+    else item.error = error.status === 0 ? "superfine doesn't answer." : error.message;
+    announce(`${item.name}: ${error.status === 0 ? "superfine doesn't answer." : error.message}`);
+  }
+  paint();
   const job = item.job;
-  if (!job) return;
+  if (job.status === "expired") announce(`${item.name}: ${madeText(item)}`);
+  if (job.status !== "done" || item.error) return;
   const still = !job.video || /^image\//.test(job.result?.type ?? "");
   const shows = still || /^video\/(mp4|webm)$/.test(job.result?.type ?? "");
-  const from = item.file && job.video && !item.choices?.from && !still ? { kind: /** @type {const} */ ("film"), source: URL.createObjectURL(item.file) } : null;
+  const start = await startOf(item, job);
+  const first = job.upload ? { kind: /** @type {const} */ ("picture"), source: `${API}/uploads/${job.upload}/view${start ? `?at=${start}` : ""}` } : null;
+  const stored = item.file ? URL.createObjectURL(item.file) : job.upload ? `${API}/uploads/${job.upload}/file` : "";
   compare({
     name: job.result?.name ?? job.name,
     facts: [jobFacts(job), job.result ? bytesText(job.result.bytes) : ""].filter(Boolean).join(" \u00b7 "),
     rows: job.output_rows,
     cols: job.output_cols,
-    before: from ?? (job.upload ? { kind: "picture", source: `${API}/uploads/${job.upload}/view` } : null),
+    before: job.video && !still && stored && start !== null ? { kind: "film", source: stored, start, instead: first } : first,
     after: shows ? { kind: still ? "picture" : "film", source: `${API}/jobs/${job.id}/view` } : null,
     guess: job.guess_map ? `${API}/jobs/${job.id}/guess-map` : null,
     download: `${API}/jobs/${job.id}/result`,
-    note: !shows ? "Browsers don't show this kind of video; download it to see it." : still || from ? "" : "Of the original the first frame is shown.",
+    note: !shows ? "Browsers don't show this kind of video; download it to see it." : start === null ? "The result is a part of the original, whose first frame is shown." : "",
+    missed: update,
   });
 }
 
@@ -962,6 +1113,7 @@ function paint() {
   const { items } = state;
   const page = /** @type {HTMLElement} */ (document.querySelector(".page"));
   page.toggleAttribute("data-busy", items.length > 0);
+  element("drop").hidden = state.locked && !state.limits; // nothing was seen yet: the token comes first
   element("work").hidden = items.length === 0;
   for (const [key, card] of cards) {
     if (items.some((item) => item.key === key)) continue;
@@ -976,7 +1128,7 @@ function paint() {
   });
   say(element("heading"), counted(items.length, "file"));
   say(element("count"), summary(items));
-  const ready = items.filter((item) => phaseOf(item) === "ready");
+  const ready = startable();
   const done = items.filter((item) => phaseOf(item) === "done");
   const startAll = /** @type {HTMLButtonElement} */ (element("start-all"));
   startAll.disabled = ready.length === 0;
@@ -985,7 +1137,7 @@ function paint() {
   downloads.setAttribute("aria-disabled", String(done.length === 0));
   if (done.length) downloads.href = `${API}/results.zip?${done.map((item) => `job=${item.job?.id}`).join("&")}`;
   else downloads.removeAttribute("href");
-  /** @type {HTMLButtonElement} */ (element("clear")).disabled = !items.some((item) => FINAL.includes(phaseOf(item)));
+  /** @type {HTMLButtonElement} */ (element("clear")).disabled = finished().length === 0;
   const trouble = element("trouble");
   say(trouble, state.trouble);
   element("banner").hidden = state.trouble === "";
@@ -1011,13 +1163,31 @@ input.addEventListener("change", () => {
   add(input.files ?? []);
   input.value = "";
 });
+/** Also what is still on its way. */
+const startable = () => state.items.filter((item) => phaseOf(item) === "ready" || (phaseOf(item) === "sending" && !item.eager)).filter((item) => !item.leaving);
 element("start-all").addEventListener("click", () => {
-  for (const item of state.items) if (phaseOf(item) === "ready") start(item);
+  for (const item of startable()) {
+    if (item.upload) start(item);
+    else item.eager = true;
+  }
   paint();
   element("heading").focus();
   submitAll();
 });
-element("clear").addEventListener("click", () => remove(state.items.filter((item) => FINAL.includes(phaseOf(item)))));
+const finished = () => state.items.filter((item) => FINAL.includes(phaseOf(item)) && !item.leaving);
+const confirmation = /** @type {HTMLDialogElement} */ (element("confirm"));
+element("clear").addEventListener("click", () => {
+  const count = finished().length;
+  say(element("confirm-question"), `Remove ${counted(count, "finished file")}?`);
+  say(element("confirm-remove"), `Remove ${count}`);
+  confirmation.showModal();
+});
+element("confirm-keep").addEventListener("click", () => confirmation.close());
+element("confirm-remove").addEventListener("click", () => {
+  confirmation.close();
+  remove(finished());
+  element("heading").focus();
+});
 
 const curtain = element("curtain");
 let depth = 0; // each element under the pointer says that it is entered and left
@@ -1052,8 +1222,8 @@ async function begin() {
   if (!["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) {
     element("privacy").textContent = `Your files go to the superfine on ${location.host}, and to nobody else.`;
   }
-  await recall();
   await update();
+  if (state.locked) element("token").focus();
   document.documentElement.dataset.ready = "";
 }
 

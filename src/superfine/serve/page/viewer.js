@@ -2,11 +2,11 @@
 // Before and after, whole window: one view for all layers, so that they can't drift apart.
 
 /**
- * A picture or a film, and its address.
- * @typedef {{kind: "picture" | "film", source: string}} Show
+ * A picture or a film, and its address; start: the seconds of it that are beside the result's beginning; instead: where it can't be played.
+ * @typedef {{kind: "picture" | "film", source: string, start?: number, instead?: Show | null}} Show
  * What is to be compared; rows and cols are the result's.
  * @typedef {{name: string, facts: string, rows: number, cols: number, before: Show | null, after: Show | null,
- *   guess: string | null, download: string, note: string}} Pair
+ *   guess: string | null, download: string, note: string, missed: () => void}} Pair
  * The middle of the stage shows (x, y), in pixels of the result; zoom: pixels of the screen for one of these.
  * @typedef {{x: number, y: number, zoom: number}} View
  * A stage, in pixels of the screen.
@@ -58,10 +58,12 @@ const seek = /** @type {HTMLInputElement} */ (element("seek"));
 const play = element("play");
 
 /** @type {Pair} */
-let pair = { name: "", facts: "", rows: 1, cols: 1, before: null, after: null, guess: null, download: "", note: "" };
+let pair = { name: "", facts: "", rows: 1, cols: 1, before: null, after: null, guess: null, download: "", note: "", missed: () => {} };
 /** @type {View} */
 let view = { x: 0, y: 0, zoom: 1 };
 let at = 50;
+/** Where on the stage the pictures begin, and how much of it they take, across; in CSS's pixels. */
+let [edge, breadth] = [0, 0];
 let guessed = false;
 /** The whole is shown, and stays so when the window changes. */
 let whole = true;
@@ -89,6 +91,8 @@ function draw() {
     shown.classList.toggle("coarse", (pair.cols * view.zoom) / naturalWidth(shown) >= SQUARE);
   }
   after.style.clipPath = `inset(${Math.max(top, 0)}px 0 ${Math.max(box.height / ratio() - top - pair.rows * scale, 0)}px 0)`;
+  [edge, breadth] = [Math.max(left, 0), Math.min(left + pair.cols * scale, box.width / ratio()) - Math.max(left, 0)];
+  place(at);
   stage.classList.toggle("still", pair.cols * view.zoom <= box.width + 1 && pair.rows * view.zoom <= box.height + 1);
   Object.assign(stage.dataset, { x: view.x.toFixed(2), y: view.y.toFixed(2), zoom: view.zoom.toFixed(4) });
   element("zoom").textContent = `${Math.round(view.zoom * 100)} %`;
@@ -100,10 +104,10 @@ function naturalWidth(shown) {
   return (shown instanceof HTMLVideoElement && shown.videoWidth) || pair.cols;
 }
 
-/** @param {number} percent */
+/** The divider, to so much of what is seen of the pictures. @param {number} percent */
 function place(percent) {
   at = limit(percent, 0, 100);
-  stage.style.setProperty("--at", `${at}%`);
+  stage.style.setProperty("--at", `${edge + (breadth * at) / 100}px`);
   divider.setAttribute("aria-valuenow", String(Math.round(at)));
   divider.setAttribute("aria-valuetext", `${Math.round(at)} % before, ${100 - Math.round(at)} % after`);
 }
@@ -154,19 +158,37 @@ function showGuess(shown) {
   draw();
 }
 
-/** @param {Show | null} show @param {string} name @param {string} missing */
+/** Why it isn't there: the server's word, or that the browser can't. @param {Show} show @param {string} missing */
+async function explain(show, missing) {
+  const answer = await fetch(show.source, { headers: { Range: "bytes=0-0" } }).catch(() => null);
+  const said = answer && !answer.ok ? await answer.json().catch(() => null) : null;
+  note(said ? `${said.error.message}.` : missing);
+  if (said) pair.missed();
+}
+
+/** @param {Show | null} show @param {string} name @param {string} missing @returns {HTMLElement[]} */
 function shower(show, name, missing) {
   if (show === null) return [];
   const shown = show.kind === "film" ? document.createElement("video") : new Image();
   if (shown instanceof HTMLVideoElement) {
     Object.assign(shown, { muted: true, playsInline: true, loop: true, preload: "auto" });
     shown.setAttribute("aria-label", name);
+    shown.addEventListener("loadedmetadata", () => show.start && (shown.currentTime = show.start));
     shown.addEventListener("loadeddata", draw);
   } else {
     shown.alt = name;
     shown.addEventListener("load", draw);
   }
-  shown.addEventListener("error", () => note(missing));
+  shown.addEventListener("error", () => {
+    if (!dialog.open || !shown.isConnected) return;
+    if (!show.instead) {
+      explain(show, missing);
+      return;
+    }
+    shown.replaceWith(...shower(show.instead, name, missing));
+    note("This browser can't play the original: one frame of it is shown.");
+    draw();
+  });
   shown.src = show.source;
   return [shown];
 }
@@ -196,7 +218,7 @@ export function compare(given) {
   place(50);
   showGuess(false);
   stop();
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal(); // it was asked for twice
   draw();
   (pair.before === null || pair.after === null ? stage : divider).focus();
 }
@@ -216,7 +238,7 @@ function fromMiddle(x, y) {
 /** @param {PointerEvent} event */
 function toPointer(event) {
   const box = stage.getBoundingClientRect();
-  place(((event.clientX - box.left) / box.width) * 100);
+  place(((event.clientX - box.left - edge) / breadth) * 100);
 }
 
 stage.addEventListener("pointerdown", (event) => {
@@ -324,8 +346,13 @@ function stop() {
 /** Where the original is a film too, it shows the same time. @param {number} slack in seconds */
 function follow(slack) {
   const [leader, follower] = films();
-  if (follower && Math.abs(follower.currentTime - leader.currentTime) > slack) follower.currentTime = leader.currentTime;
+  if (!follower) return;
+  const time = beside(leader.currentTime);
+  if (Math.abs(follower.currentTime - time) > slack) follower.currentTime = time;
 }
+
+/** Seconds of the original beside these of the result. @param {number} seconds */
+const beside = (seconds) => seconds + (pair.before?.start ?? 0);
 
 function showTime() {
   const [leader] = films();
@@ -349,7 +376,9 @@ play.addEventListener("click", async () => {
   showTime();
 });
 seek.addEventListener("input", () => {
-  for (const film of films()) film.currentTime = Number(seek.value);
+  const [leader, follower] = films();
+  leader.currentTime = Number(seek.value);
+  if (follower) follower.currentTime = beside(Number(seek.value));
   element("time").textContent = clock(Number(seek.value));
 });
 
