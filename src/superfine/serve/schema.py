@@ -125,6 +125,7 @@ class VideoState(BaseModel):
     frames: int
     done: int
     fps: float = Field(description="Frames a second of this run; 0 until that is known.")
+    start: float = Field(description="Seconds of the source where it begins.")
 
 
 class JobState(BaseModel):

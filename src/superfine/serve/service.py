@@ -577,7 +577,11 @@ class Service:
             notes=job.notes,
             created=job.created,
             expires=job.expires,
-            video=schema.VideoState(frames=job.frames, done=job.frames_done, fps=job.fps) if job.moves else None,
+            video=schema.VideoState(
+                frames=job.frames, done=job.frames_done, fps=job.fps, start=job.options.get("start") or 0.0
+            )
+            if job.moves
+            else None,
         )
 
     def jobs(self) -> list[schema.JobState]:

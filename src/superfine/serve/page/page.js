@@ -5,13 +5,13 @@ import { compare } from "./viewer.js";
 /**
  * As superfine.serve.schema says it.
  * @typedef {{id: string, name: string, kind: "picture" | "video" | "animation", rows: number, cols: number, frames: number,
- *   seconds: number, bytes: number, recommended: {model: string, scale: number, why: string}, notes: string[], expires: number}} Upload
+ *   seconds: number, bytes: number, recommended: {model: string, scale: number, why: string}, notes: string[], expires: number, started: boolean}} Upload
  * @typedef {{id: string, upload: string | null, name: string, source_name: string,
  *   status: "queued" | "running" | "done" | "failed" | "cancelled" | "expired", progress: number, seconds_left: number | null,
  *   position: number | null, message: string, model: string, scale: number, rows: number, cols: number, output_rows: number,
  *   output_cols: number, result: {name: string, bytes: number, type: string} | null, guess_map: boolean,
  *   consistency: {operator: string, psnr: number | null, samples: number, misses: number, worst: number} | null, notes: string[],
- *   created: number, expires: number, video: {frames: number, done: number, fps: number, start?: number} | null}} Job
+ *   created: number, expires: number, video: {frames: number, done: number, fps: number, start: number} | null}} Job
  * @typedef {{name: string, family: string, scale: number, summary: string, frames: number}} Model
  * @typedef {{upload_bytes: number, megapixels: number, result_megapixels: number, frames: number, hours_kept: number}} Limits
  * What a person chose; empty strings are "as it comes".
@@ -602,15 +602,15 @@ function remember() {
 
 let recalled = false;
 
-/** Once: what waits on the server, in this tab's order and with its choices, then what other tabs left there. @param {Job[]} jobs */
-async function recall(jobs) {
+/** Once: what waits on the server, in this tab's order and with its choices, then what other tabs left there. */
+async function recall() {
   if (recalled) return;
   /** @type {Upload[]} */
   const stored = await ask("uploads");
   /** @type {Memory} */
   const waiting = JSON.parse(sessionStorage.getItem(MEMORY) ?? "[]");
-  const known = new Set([...waiting.map(({ id }) => id), ...jobs.map((job) => job.upload)]);
-  const left = stored.filter((upload) => !known.has(upload.id)).reverse();
+  const known = new Set(waiting.map(({ id }) => id));
+  const left = stored.filter((upload) => !upload.started && !known.has(upload.id)).reverse();
   for (const { id, choices } of [...waiting, ...left.map((upload) => ({ id: upload.id, choices: {} }))]) {
     const upload = stored.find((each) => each.id === id);
     if (upload) state.items.push(newItem({ name: upload.name, bytes: upload.bytes, upload, choices: { ...recommended(upload), ...choices }, found: !waiting.some((each) => each.id === id) }));
@@ -677,7 +677,7 @@ async function refresh() {
   const asked = performance.now();
   /** @type {Job[]} */
   const jobs = await ask("jobs");
-  await recall(jobs);
+  await recall();
   const before = new Map(state.items.map((item) => [item, item.job?.status]));
   state.items = merged(state.items, jobs, asked);
   for (const item of state.items) if (before.get(item)) tell(item, before.get(item));
@@ -1056,14 +1056,6 @@ function paintCard(card, item) {
   }
 }
 
-/** Seconds of the source where the result begins; null where only the tab that asked for it knows. @param {Item} item @param {Job} job */
-async function startOf(item, job) {
-  const known = job.video?.start ?? (item.choices ? secondsOf(item.choices.from) ?? 0 : null);
-  if (known !== null || !job.video || !job.upload) return known ?? 0;
-  item.upload ??= await ask(`uploads/${job.upload}`).catch(() => null);
-  return item.upload && item.upload.frames !== job.video.frames ? null : 0;
-}
-
 /** @param {Item} item */
 async function open(item) {
   if (!item.job) return;
@@ -1081,7 +1073,7 @@ async function open(item) {
   if (job.status !== "done" || item.error) return;
   const still = !job.video || /^image\//.test(job.result?.type ?? "");
   const shows = still || /^video\/(mp4|webm)$/.test(job.result?.type ?? "");
-  const start = await startOf(item, job);
+  const start = job.video?.start ?? 0;
   const first = job.upload ? { kind: /** @type {const} */ ("picture"), source: `${API}/uploads/${job.upload}/view${start ? `?at=${start}` : ""}` } : null;
   const stored = item.file ? URL.createObjectURL(item.file) : job.upload ? `${API}/uploads/${job.upload}/file` : "";
   compare({
@@ -1089,11 +1081,11 @@ async function open(item) {
     facts: [jobFacts(job), job.result ? bytesText(job.result.bytes) : ""].filter(Boolean).join(" \u00b7 "),
     rows: job.output_rows,
     cols: job.output_cols,
-    before: job.video && !still && stored && start !== null ? { kind: "film", source: stored, start, instead: first } : first,
+    before: job.video && !still && stored ? { kind: "film", source: stored, start, instead: first } : first,
     after: shows ? { kind: still ? "picture" : "film", source: `${API}/jobs/${job.id}/view` } : null,
     guess: job.guess_map ? `${API}/jobs/${job.id}/guess-map` : null,
     download: `${API}/jobs/${job.id}/result`,
-    note: !shows ? "Browsers don't show this kind of video; download it to see it." : start === null ? "The result is a part of the original, whose first frame is shown." : "",
+    note: !shows ? "Browsers don't show this kind of video; download it to see it." : "",
     missed: update,
   });
 }
