@@ -275,6 +275,7 @@ def test_lines_of_the_table_stay_within_the_width(photos):
     assert "seed 1" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 4])
 def test_adapt_gains_most_where_it_is_told_the_kernel(tmp_path, scale):
     Image.fromarray(data.astronaut()[:192, 100:292]).save(tmp_path / "a.png")

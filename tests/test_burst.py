@@ -331,6 +331,7 @@ def test_what_cannot_be_fused_is_said():
             fuse_frames([picture], scale)
 
 
+@pytest.mark.slow
 def test_floats_never_fill_more_than_some_tiles():
     rows, cols = 3000, 160
 

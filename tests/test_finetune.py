@@ -29,6 +29,7 @@ def press(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_one_subject_is_learned_and_written(press, tmp_path):
     tuned = finetune("fast-x2", press, tmp_path / "run", tmp_path / "press-x2.onnx", changes=QUICK)
     assert tuned.after.psnr > tuned.before.psnr + 0.1

@@ -175,6 +175,7 @@ def test_the_loss_alone_is_no_recipe():
 # ---- from run to card
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_calibrated_network(photos, tmp_path):
     """Of three held-out pictures the first and third calibrate, and the second tests."""
     train(recipe(), photos, tmp_path / "run")
@@ -199,6 +200,7 @@ def test_a_run_becomes_a_calibrated_network(photos, tmp_path):
         export_run(tmp_path / "other", tmp_path / "b.onnx", {}, root=photos)
 
 
+@pytest.mark.slow
 def test_errors_are_learned(photos, tmp_path):
     """In two hundred steps the errors of patches that are drawn become likelier."""
     listener = Heard()

@@ -138,6 +138,7 @@ def test_the_table_of_exponential_errors():
     np.testing.assert_allclose(table.half_widths[inner] / expected[inner], np.log(10), rtol=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [0.3, 1.0, 4.0])
 def test_a_wrong_guess_is_put_right(off):
     """However wrong a network's own scale is: the share is held on pictures that calibration didn't see."""

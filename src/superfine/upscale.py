@@ -59,7 +59,7 @@ from superfine.upscale_video import (
 )
 from superfine.video import Pieces, begun, forget
 
-__all__ = ["Pace", "Progress", "Report", "Result", "Run", "VideoResult", "upscale", "upscale_path"]
+__all__ = ["Pace", "Progress", "Report", "Result", "Run", "VideoResult", "picture_guess", "upscale", "upscale_path"]
 
 Array = npt.NDArray[np.generic]
 
@@ -271,7 +271,7 @@ def _checked_map(path: Path, listing: Listing, *, overwrite: bool) -> Path:
     return path
 
 
-def _guess_for(picture: Picture, output: Path, workshop: Workshop, route: Route) -> Guess:
+def picture_guess(picture: Picture, output: Path, workshop: Workshop, route: Route) -> Guess:
     """What knows how far the result may be off. Raises UsageError where nothing does."""
     job = workshop.job
     if job.ensemble:
@@ -431,7 +431,7 @@ class Run:
             self._progress.warn(
                 f"{item.source}: can't be {which} in rows as it is, so it is held whole: about {result.memory_gb:g} GB"
             )
-        guess = None if self._guess_map is None else _guess_for(picture, item.output, workshop, route)
+        guess = None if self._guess_map is None else picture_guess(picture, item.output, workshop, route)
         if self._dry_run:
             return replace(result, status="planned", seconds=self._guess(workshop.name, route, picture))
         make_folder(item.output.parent, item.output)

@@ -249,7 +249,7 @@ def _check(request: Facts) -> Facts:
     from superfine.destination import check_holds, keeps_turn, made_dtype
     from superfine.image import format_of, open_picture
     from superfine.route import Workshops
-    from superfine.upscale import _guess_for
+    from superfine.upscale import picture_guess
     from superfine.upscale_video import coding_of_video, plan_video
 
     source, output, job = Path(request["source"]), Path(request["output"]), _wishes(request)
@@ -270,7 +270,7 @@ def _check(request: Facts) -> Facts:
     held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
     route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
     if request["guess_map"]:
-        _guess_for(picture, output, workshop, route)
+        picture_guess(picture, output, workshop, route)
     return {}
 
 
