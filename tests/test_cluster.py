@@ -22,7 +22,8 @@ from PIL import Image
 
 import superfine
 from pictures import noise
-from superfine.cluster import ClusterReport
+from superfine.atomic import this_process
+from superfine.cluster import ClusterReport, _nearest, upscale_on_cluster
 from superfine.cluster.fleet import Fleet, Needs, connected
 from superfine.cluster.places import list_tasks
 from superfine.cluster.schedule import (
@@ -449,8 +450,13 @@ class FakeRay:
         self.calls: list[tuple[str, str, Any]] = []
         self.kinds: dict[str, dict[str, str]] = {}
         self.unseen: dict[str, list[str]] = {}
+        self.unreached: dict[str, str] = {}
+        self.gpus = 0.0
         self.silent = False
         self.failing: Callable[[FakeActor, str], None] = lambda actor, name: None
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(gcs_address="10.0.0.1:6379")
 
     def put(self, value: Any) -> Any:
         return value
@@ -468,7 +474,7 @@ class FakeRay:
                 "Alive": True,
                 "NodeManagerAddress": "10.0.0.1",
                 "NodeManagerHostname": name,
-                "Resources": {"CPU": float(count)},
+                "Resources": {"CPU": float(count), "GPU": self.gpus},
             }
             for name, count in self.members.items()
         ]
@@ -489,10 +495,20 @@ class FakeRay:
                 return Host("one", "boot", 1, (0, 1, 2, 3), superfine.__version__, 8e9)
             case "unseen":
                 return self.unseen.get(actor.node, [])
+            case "unreached":
+                return self.unreached.get(actor.node, "")
             case "prepare":
                 return {"CPU": "Xeon", "cores": "1", **self.kinds.get(actor.node, {})}
             case _:
                 return done(given[0])
+
+
+@pytest.fixture(autouse=True)
+def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which addresses were looked at; all of them answer."""
+    looked: list[str] = []
+    monkeypatch.setattr("superfine.cluster.fleet._reach", looked.append)
+    return looked
 
 
 def fleet(
@@ -516,6 +532,7 @@ def mustered(crew: Fleet) -> list[Event]:
         ("everywhere", "--address 'everywhere' is none of auto, local and HOST:PORT"),
         ("head:", "is none of auto"),
         ("localhost:1:x", "is none of auto"),
+        ("ray://head:10001", "--address ray://head:10001: Ray's client can't be used; .*HOST:PORT or auto"),
     ],
 )
 def test_an_address_that_is_none_is_refused(address: str, words: str) -> None:
@@ -523,13 +540,77 @@ def test_an_address_that_is_none_is_refused(address: str, words: str) -> None:
         pass
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(place: tuple[str, int], timeout: float) -> None:
-        raise ConnectionRefusedError(111, f"Connection to {place} refused")
+def refuse(address: str) -> None:
+    raise ConnectionRefusedError(111, f"Connection to {address} refused")
 
-    monkeypatch.setattr("socket.create_connection", refuse)
+
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._reach", refuse)
     with pytest.raises(UsageError, match=r"--address 10.0.0.1:6379: nobody listens there"), connected("10.0.0.1:6379"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionError("Failed to connect"), r"no Ray cluster answers there \(Failed.*RAY_AUTH_MODE=token"),
+        (ray.exceptions.AuthenticationError("no token"), r"no token.*RAY_AUTH_MODE=token"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "the command isn't UTF-8.*rename it"),
+    ],
+)
+def test_why_a_cluster_cannot_be_used_is_said(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(UsageError, match=words), connected("10.0.0.1:6379"):
+        pass
+
+
+def test_a_cluster_of_this_machine_asks_for_a_token_that_is_in_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr("ray.init", lambda **options: seen.append(dict(os.environ)))
+    with connected("local"):
+        pass
+    assert seen[0]["RAY_AUTH_MODE"] == "token"
+    assert len(seen[0]["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_a_head_that_is_gone_ends_the_run_in_words_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._LOOK_SECONDS", -1)
+    monkeypatch.setattr("superfine.cluster.fleet._HEAD_PAUSE_SECONDS", 0)
+    fake = FakeRay(("a", 1))
+    with (
+        pytest.raises(EngineError, match=r"the cluster's head \(10.0.0.1:6379\) is gone .*run the same again"),
+        fleet(fake, cores=1, folder=tmp_path) as crew,
+    ):
+        assert len(mustered(crew)) == 1
+        calls = len(fake.calls)
+        monkeypatch.setattr("superfine.cluster.fleet._reach", refuse)
+        crew.events(0)
+    assert len(fake.calls) == calls
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._LOOK_SECONDS", -1)
+    monkeypatch.setattr("superfine.cluster.fleet._HEAD_PAUSE_SECONDS", 0)
+    away = [3]
+
+    def reach(address: str) -> None:
+        if away[0]:
+            away[0] -= 1
+            refuse(address)
+
+    monkeypatch.setattr("superfine.cluster.fleet._reach", reach)
+    with fleet(FakeRay(("a", 1)), cores=1) as crew:
+        assert len(mustered(crew)) == 1
+    assert away == [0]
 
 
 def test_each_node_gets_as_many_workers_as_its_cores_allow_on_cores_of_their_own() -> None:
@@ -580,15 +661,71 @@ def test_a_late_node_of_another_kind_is_left_out_and_the_run_goes_on(monkeypatch
     assert warned[0].endswith("it is left out")
 
 
-def test_a_late_node_with_less_memory_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_node_with_much_less_memory_waits_until_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("superfine.cluster.fleet._LOOK_SECONDS", -1)
     fake, warned = FakeRay(("a", 1)), list[str]()
     with fleet(fake, warned, cores=1) as crew:
-        assert len(mustered(crew)) == 1
+        (first,) = mustered(crew)
         fake.members["b"] = 1  # on the same machine, of which it would take half
         assert [*mustered(crew), *mustered(crew)] == []
+        assert len(warned) == 1
+        assert re.search(r"node b .* 4.00 GB beside .*than the 8.00 GB of the others; say --memory GB", warned[0])
+
+        def failing(actor: FakeActor, name: str) -> None:
+            if name == "do":
+                raise ray.exceptions.RayActorError(error_msg="Worker exit type: NODE_DIED")
+
+        fake.failing = failing
+        crew.start(first.worker, Whole(task("a.png")))
+        del fake.members["a"]
+        found = [*mustered(crew), *mustered(crew)]
+        assert [type(event) for event in found] == [Lost, Joined]
+
+
+def test_a_late_node_may_have_a_little_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._LOOK_SECONDS", -1)
+    fake, warned = FakeRay(("a", 2)), list[str]()
+    with fleet(fake, warned, cores=1) as crew:
+        assert len(mustered(crew)) == 2
+        fake.members |= {"b": 1, "c": 1}  # on the same machine, of which each would take a third, then a quarter
+        assert len([*mustered(crew), *mustered(crew)]) == 1
+        assert {given[2] for _, name, given in fake.calls if name == "prepare"} == {4.0}
     assert len(warned) == 1
-    assert "less memory for a worker than the 8.00 GB of the others; say --memory GB" in warned[0]
+
+
+def test_nodes_that_do_not_reach_the_stores_are_named() -> None:
+    fake = FakeRay(("a", 1), ("b", 1))
+    fake.unreached["b"] = "s3://archive/scans: there are no credentials for it"
+    with (
+        pytest.raises(UsageError, match=r"s3://archive/scans: there are no credentials.*node b .*on every node"),
+        fleet(fake, cores=1, stores=(["s3://archive/scans"], "/out")) as crew,
+    ):
+        mustered(crew)
+    assert ("a", "unreached", (["s3://archive/scans"], "/out")) in fake.calls
+    fake.unreached.clear()
+    with fleet(fake, cores=1, stores=(["s3://archive/scans"], "/out")) as crew:
+        assert len(mustered(crew)) == 2
+
+
+def test_a_node_is_not_left_out_where_its_store_is_away_when_a_worker_is_made_anew() -> None:
+    fake = FakeRay(("a", 1))
+
+    def failing(actor: FakeActor, name: str) -> None:
+        if name == "do":
+            fake.unreached["a"] = "the store didn't do it"
+            raise ray.exceptions.RayActorError(error_msg="Worker exit type: SYSTEM_ERROR")
+
+    fake.failing = failing
+    with fleet(fake, cores=1, stores=(["s3://archive/scans"], "/out")) as crew:
+        (joined,) = mustered(crew)
+        crew.start(joined.worker, Whole(task("a.png")))
+        assert [type(event) for event in (*mustered(crew), *crew.events(0))] == [Lost, Joined]
+
+
+def test_a_worker_says_why_it_does_not_reach_a_store(tmp_path: Path) -> None:
+    worker = Worker()
+    assert worker.unreached([str(tmp_path)], "memory://bucket/out") == ""
+    assert worker.unreached(["memory://bucket/none"], str(tmp_path)) == "memory://bucket/none: there is nothing there"
 
 
 def test_nodes_that_do_not_see_the_folders_are_named(tmp_path: Path) -> None:
@@ -610,12 +747,55 @@ def test_cores_that_no_node_has_are_refused() -> None:
         pass
 
 
+def test_gpus_that_no_node_has_are_refused() -> None:
+    with (
+        pytest.raises(UsageError, match=r"--gpus-per-actor 1: no node has so many GPUs \(--engine cuda .*one has is 0"),
+        fleet(FakeRay(("a", 4)), gpus=1),
+    ):
+        pass
+
+
+def test_what_killed_runs_left_to_be_seen_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "from superfine.atomic import this_process; print(this_process())"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    (tmp_path / f".superfine-seen-{ended}").touch()
+    (tmp_path / ".superfine-seen-00000000-1").touch()  # another host's
+    with fleet(FakeRay(("a", 1)), cores=1, folder=tmp_path):
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {".superfine-seen-00000000-1", f".superfine-seen-{this_process()}"}
+    assert [path.name for path in tmp_path.iterdir()] == [".superfine-seen-00000000-1"]
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=r"none: can't be written to: No such file"),
         fleet(FakeRay(("a", 1)), cores=1, folder=tmp_path / "none"),
     ):
         pass
+
+
+def test_an_output_that_nobody_may_look_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == f"{tmp_path}/closed/out":  # as for whoever mayn't enter the folder
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, **options)
+
+    monkeypatch.setattr("os.stat", stat)
+    with pytest.raises(OutputError, match=r"/closed/out: can't be reached: Permission denied; choose another place"):
+        upscale_on_cluster(str(tmp_path), f"{tmp_path}/closed/out")
+
+
+def test_where_nodes_look_is_a_folder_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert _nearest(str(tmp_path)) == tmp_path
+    assert _nearest(f"{tmp_path}/a/b/c") == tmp_path
+    assert _nearest(f"{tmp_path}/file/x.png") == tmp_path
 
 
 def test_who_waits_for_cores_that_others_have_hears_of_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -636,7 +816,8 @@ def test_a_dead_worker_is_told_of_and_made_anew() -> None:
             raise ray.exceptions.RayActorError(error_msg="The actor died\nWorker exit type: SYSTEM_ERROR")
 
     fake.failing = failing
-    with fleet(fake, cores=1) as crew:
+    warned: list[str] = []
+    with fleet(fake, warned, cores=1) as crew:
         (joined,) = mustered(crew)
         crew.start(joined.worker, Whole(task("a.png")))
         first, second = (*mustered(crew), *crew.events(0))
@@ -645,6 +826,7 @@ def test_a_dead_worker_is_told_of_and_made_anew() -> None:
         assert first.words == "its worker on node a (10.0.0.1) died: it was killed, or crashed"
         assert isinstance(second, Joined)
         assert second.worker != joined.worker
+    assert warned == ["a worker on node a (10.0.0.1) died: it was killed, or crashed"]
 
 
 def test_workers_that_never_start_end_the_run_with_why(monkeypatch: pytest.MonkeyPatch) -> None:

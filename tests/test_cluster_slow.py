@@ -37,7 +37,8 @@ nodes = []
 
 def answer():
     raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
-    print(json.dumps({"address": cluster.address, "raylets": raylets}), flush=True)
+    head = cluster.head_node.all_processes["gcs_server"][0].process.pid
+    print(json.dumps({"address": cluster.address, "raylets": raylets, "head": head}), flush=True)
 
 for line in sys.stdin:
     word, *rest = line.split()
@@ -82,7 +83,7 @@ class Nodes:
         self._process.stdin.write(words + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
-        self.address, self.raylets = answer["address"], answer["raylets"]
+        self.address, self.raylets, self.head = answer["address"], answer["raylets"], answer["head"]
 
     def workers(self) -> list[int]:
         """The processes of the actors."""
@@ -295,6 +296,21 @@ def test_ctrl_c_ends_in_words_and_leaves_nothing_half(
     assert errors == "superfine: stopped; what is finished stays, and the same command goes on with the rest\n"
     made = contents(output)
     assert 4 <= len(made) < COUNT
+    assert made.items() <= expected.items()
+
+
+def test_a_head_that_dies_ends_the_run_in_words(pictures: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with Nodes(1) as nodes, Driver(nodes, pictures, output, *MODEL) as driver:
+        driver.read(2)
+        os.kill(nodes.head, signal.SIGKILL)
+        _, errors = driver.process.communicate(timeout=50)  # Ray itself would end it after a minute
+        assert driver.process.returncode == 1
+    assert "the cluster's head" in errors
+    assert "run the same again" in errors
+    assert list(tmp_path.glob(".superfine-*")) == []
+    made = contents(output)
+    assert len(made) >= 2
     assert made.items() <= expected.items()
 
 

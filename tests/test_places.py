@@ -500,7 +500,7 @@ def test_more_than_a_page_is_listed_a_page_at_a_time(bucket: Store, monkeypatch:
             "s3://no-such-bucket/out: there is no bucket 'no-such-bucket'; create it",
         ),
         (["{}/no"], "{}/out", "/no: there is nothing there"),
-        (["s3://no-such-bucket/in"], "{}/out", "s3://no-such-bucket/in: there is nothing there"),
+        (["s3://no-such-bucket/in"], "{}/out", "s3://no-such-bucket/in: there is no bucket 'no-such-bucket'; look for"),
         (["{}/in"], "s3://", "s3://: names no bucket; give one, as in s3://bucket/folder"),
         (["{}/in"], "{}/out.png", "out.png: is the name of a file, and results go into a folder of a store"),
         (["{}/in", "folder"], "{}/out", "some sources are in folders and others in object stores"),

@@ -615,6 +615,14 @@ def test_an_empty_name_is_not_the_present_folder(picture: Maker) -> None:
         assert "a name is empty" in refused.stderr
 
 
+def test_object_stores_are_for_the_cluster(picture: Maker) -> None:
+    for arguments in (("s3://bucket/a.png",), (picture(), "-o", "s3://bucket/out")):
+        refused = run("upscale", *arguments)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "s3://bucket" in refused.stderr
+        assert "superfine cluster" in refused.stderr
+
+
 def test_a_wish_that_cannot_be_met_is_an_error_before_anything_is_made(picture: Maker) -> None:
     for options in ({"engine": "warp"}, {"precision": "fp99"}, {"model": "bicubic", "precision": "bf16"}):
         with pytest.raises(UsageError, match=r"warp|fp99|leave --engine and --precision out"):

@@ -9,6 +9,8 @@ its last state; the same command goes on with a run that was broken off. Where t
 """
 
 import argparse
+import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,9 @@ def main() -> None:
     parser.add_argument("--address", help="of the cluster; `local` starts one here even where there is one")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     asked = parser.parse_args()
+    if asked.address == "local":  # else Ray makes a token itself, and leaves it in the home folder
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

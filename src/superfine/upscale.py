@@ -227,6 +227,8 @@ def upscale_path(
     given = [sources] if isinstance(sources, (Path, str)) else list(sources)
     if "" in (*given, output):  # as a path it would be the present folder
         raise UsageError("a name is empty; `.` is the present folder")
+    if urls := [entry for entry in (*given, output) if isinstance(entry, str) and "://" in entry]:
+        raise UsageError(f"{urls[0]}: is no file or folder; object stores are for `superfine cluster --address local`")
     paths = [Path(entry) for entry in given]
     workshops = Workshops(job)
     listing = list_sources(paths, None if output is None else Path(output), workshops.job)

@@ -6,13 +6,14 @@ upscale_on_cluster(["/data/scans"], "/data/large", address="auto")
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from superfine.cluster.stores import is_url
 from superfine.cluster.task import Task
-from superfine.errors import UsageError
+from superfine.errors import EngineError, OutputError, UsageError
 from superfine.route import Job
 from superfine.upscale import Progress, Result
 
@@ -106,6 +107,7 @@ def upscale_on_cluster(
         raise UsageError("a name is empty; `.` is the present folder")
     # Workers have another present folder.
     given, output = [_whole(name) for name in given], _whole(output)
+    folder = None if is_url(output) else _nearest(output)
     check_places(given, output)
     # Other engines may be there on the nodes alone.
     job = replace(Workshops(replace(job, engine="openvino")).job, engine=job.engine)
@@ -116,7 +118,8 @@ def upscale_on_cluster(
         gpus=gpus_per_worker if gpus_per_worker is not None else float(job.engine == "cuda"),
         mixed=mixed,
         paths=[name for name in given if os.path.exists(name)],
-        folder=None if is_url(output) else Path(output) if os.path.isdir(output) else Path(output).parent,
+        stores=(given, output) if any(map(is_url, (*given, output))) else None,
+        folder=folder,
     )
     report = ClusterReport()
     with connected(address) as ray, Spool(tasks) as spool, Fleet(ray, errand, needs, progress.warn) as fleet:
@@ -133,11 +136,26 @@ def upscale_on_cluster(
             report.count(task, result)
             progress.settled(task, result)
 
-        schedule(spool, fleet, tries=tries, settled=settled, advance=progress.advance, looked=looked)
+        try:
+            schedule(spool, fleet, tries=tries, settled=settled, advance=progress.advance, looked=looked)
+        except EngineError as error:
+            so_far = f"{report.done:,} done, {report.skipped:,} skipped, {report.failed:,} failed"
+            raise EngineError(f"{error} (so far {so_far} of {spool.listed:,} listed)") from error
         report.listed, report.ignored = spool.listed, spool.ignored
     if report.done + report.failed + report.skipped != report.listed:
         raise AssertionError(f"{report} doesn't add up; report this")
     return report
+
+
+def _nearest(output: str) -> Path:
+    """The folder of an output that is there. Raises OutputError where nobody may look for it."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            Path(output).stat()
+        return next(folder for folder in (Path(output), *Path(output).parents) if folder.is_dir())
+    except OSError as error:
+        words = f"{output}: can't be reached: {error.strerror}; choose another place with -o"
+        raise OutputError(words) from error
 
 
 def _whole(name: str) -> str:

@@ -18,12 +18,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Self
 
+from superfine.atomic import has_ended, this_process
 from superfine.cluster.schedule import Event, Finished, Joined, Lost, Trouble, Work
 from superfine.cluster.worker import Errand, Host, Worker
 from superfine.errors import EngineError, MissingExtraError, OutputError, SuperfineError, UsageError
 
 __all__ = ["Fleet", "Needs", "connected"]
 
+# Of the others' memory, what is enough for a worker that comes late: of a machine's only half is given out, and so
+# never more than three quarters.
+_LATE_SHARE: Final = 0.66
 # How often it's looked whether nodes have come or gone.
 _LOOK_SECONDS: Final = 2.0
 # How long the first workers wait for the others, to see whether all are of one kind.
@@ -41,6 +45,12 @@ _MOST_CORES: Final = 4
 _CLOSE_SECONDS: Final = 5.0
 # For an answer from a cluster's head.
 _LISTEN_SECONDS: Final = 10.0
+# How often, each a second after the last, a head that isn't there is looked for before the run ends; Ray itself would
+# end the process after a minute without a word.
+_HEAD_LOOKS: Final = 10
+_HEAD_PAUSE_SECONDS: Final = 1.0
+# How what shows a folder to the nodes is called, before whose it is.
+_SEEN: Final = ".superfine-seen-"
 # For what `local` keeps of networks that travel.
 _LOCAL_STORE_BYTES: Final = 200_000_000
 
@@ -56,6 +66,8 @@ class Needs:
     """Workers may be of several kinds."""
     paths: Sequence[str] = ()
     """What every node must see."""
+    stores: tuple[Sequence[str], str] | None = None
+    """Sources and output which every node must reach, where some of them are in object stores."""
     folder: Path | None = None
     """Where every node must see a file that is written here; a folder that is there."""
 
@@ -87,10 +99,18 @@ class connected:  # noqa: N801 - a verb, as `suppress` is
             options |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _LOCAL_STORE_BYTES}
         try:
             ray.init(address=self._address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except UnicodeEncodeError as error:  # Ray shows others the command line
+            ray.shutdown()
+            raise UsageError(
+                "a name in the command isn't UTF-8, and Ray doesn't take such; name the folder around it, or rename it"
+            ) from error
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             ray.shutdown()
             words = " ".join(str(error).split())[:300]
-            cure = "start one with `ray start --head`, or take --address local"
+            cure = (
+                "start one with `ray start --head`, or take --address local; where its nodes ask for a token, as they"
+                " do where ~/.ray/auth_token is there, set RAY_AUTH_MODE=token and give the same token here"
+            )
             if self._address == "auto" and isinstance(error, ConnectionError):
                 raise UsageError(f"--address auto: no Ray cluster runs here; {cure}") from error
             raise UsageError(f"--address {self._address}: no Ray cluster answers there ({words}); {cure}") from error
@@ -105,12 +125,21 @@ class connected:  # noqa: N801 - a verb, as `suppress` is
 def _check_listening(address: str) -> None:
     """Raise UsageError where nobody listens at HOST:PORT; Ray itself would wait for minutes."""
     host, colon, port = address.rpartition(":")
+    if "://" in address:
+        raise UsageError(
+            f"--address {address}: Ray's client can't be used; on one of the nodes, give HOST:PORT or auto"
+        )
     if not (colon and host and port.isdigit()):
         raise UsageError(f"--address {address!r} is none of auto, local and HOST:PORT")
     try:
-        socket.create_connection((host, int(port)), timeout=_LISTEN_SECONDS).close()
+        _reach(address)
     except (OSError, OverflowError) as error:
         raise UsageError(f"--address {address}: nobody listens there ({error}); give what `ray start` says") from error
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTEN_SECONDS).close()
 
 
 def _ray() -> ModuleType:
@@ -152,9 +181,26 @@ class _Member:
     kind: dict[str, str] = field(default_factory=dict)
     seen: bool = False
     """It sees what it needs."""
+    waits: bool = False
+    """For memory; people know it."""
     asked: bool = False
     """To open its networks."""
     ready: bool = False
+
+
+def _shown(folder: Path) -> Path:
+    """A hidden file by which others know a folder; those of killed runs are removed. Raises OutputError."""
+    for left in folder.glob(f"{_SEEN}*"):
+        if has_ended(left.name.removeprefix(_SEEN)):
+            with suppress(OSError):
+                left.unlink()
+    token = folder / f"{_SEEN}{this_process()}"
+    try:
+        token.touch()
+    except OSError as error:
+        words = f"{folder}: can't be written to: {error.strerror}; choose another place with -o"
+        raise OutputError(words) from error
+    return token
 
 
 def _together(one: _Member, other: _Member) -> bool:
@@ -189,11 +235,14 @@ class Fleet:
         self._looked = 0.0
         self._kind: dict[str, str] = {}
         self._barred: set[str] = set()
+        self._reaching: set[str] = set()
         self._starts = 0
         self._mustered = False
         self._told = False
         self._began = time.monotonic()
         self._token: Path | None = None
+        self._head = str(ray.get_runtime_context().gcs_address)
+        self._headless = False
 
     def __enter__(self) -> Self:
         self._cores = self._needs.cores or self._usual_cores()
@@ -201,21 +250,26 @@ class Fleet:
         self._look()
         if not any(self._slots.values()) and self._nodes():
             most = max(node["Resources"].get("CPU", 0) for node in self._nodes())
+            gpus = max(node["Resources"].get("GPU", 0) for node in self._nodes())
+            if gpus < self._needs.gpus:
+                raise UsageError(
+                    f"--gpus-per-actor {self._needs.gpus:g}: no node has so many GPUs (--engine cuda wants one for each"
+                    f" worker); the most that one has is {gpus:g}"
+                )
             raise UsageError(
                 f"--per-actor-cpus {self._cores}: no node has so many cores{' and GPUs' if self._needs.gpus else ''};"
                 f" the largest has {most:g}"
             )
         if self._needs.folder is not None:
-            self._token = self._needs.folder / f".superfine-seen-{os.getpid()}"
-            try:
-                self._token.touch()
-            except OSError as error:
-                raise OutputError(f"{self._needs.folder}: can't be written to: {error.strerror}") from error
+            self._token = _shown(self._needs.folder)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._token is not None:
-            self._token.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._token.unlink()
+        if self._headless:  # who isn't there isn't asked for anything
+            return
         idle = [member.actor for member in self._members.values() if member.ready] if error is None else []
         if idle:
             self._ray.wait([actor.close.remote() for actor in idle], num_returns=len(idle), timeout=_CLOSE_SECONDS)
@@ -280,6 +334,8 @@ class Fleet:
                 self._settle_in(worker, member, value)
             case "unseen":
                 self._check_seen(worker, member, value)
+            case "unreached":
+                self._check_reached(worker, member, value)
             case "prepare":
                 return self._joined(worker, member, value)
         return []
@@ -308,13 +364,22 @@ class Fleet:
                 " nodes share at the same place, or an object store, as s3://",
             )
             return
-        member.seen = True
-        if self._memory_given is None and self._share(member) < 1e9 * (self._memory_gb or 0):
+        # A node that has reached its stores isn't left out because one is away for a moment.
+        if self._needs.stores is not None and member.slot.node not in self._reaching:
+            self._call(worker, "unreached", *self._needs.stores)
+        else:
+            member.seen = True
+
+    def _check_reached(self, worker: str, member: _Member, words: str) -> None:
+        if words:
             self._refuse(
                 worker,
-                f"{member.slot.name} has less memory for a worker than the {self._memory_gb:.2f} GB of the others; say"
-                " --memory GB for all",
+                f"{words} (so says {member.slot.name}; keys, the endpoint and packages for a store must be there on"
+                " every node, for whoever starts Ray)",
             )
+            return
+        self._reaching.add(member.slot.node)
+        member.seen = True
 
     def _prepare(self) -> None:
         """Have workers open their networks; at first, when it's known what memory all of them can have."""
@@ -323,10 +388,23 @@ class Fleet:
                 return
             self._memory_gb = min(self._share(member) for member in self._members.values() if member.seen) / 1e9
         for worker, member in self._members.items():
-            if member.seen and not member.asked:
+            if member.seen and not member.asked and self._has_room(member):
                 member.asked = True
                 member.cores = self._free_cores(member)
                 self._call(worker, "prepare", self._errand, member.cores, self._memory_gb)
+
+    def _has_room(self, member: _Member) -> bool:
+        """Whether a worker that comes late can have about as much memory as the others; else it waits."""
+        least = 1e9 * (self._memory_gb or 0)
+        if self._memory_given is not None or self._share(member) >= _LATE_SHARE * least:
+            return True
+        if not member.waits:
+            member.waits = True
+            self._warn(
+                f"{member.slot.name} has less memory for a worker, {self._share(member) / 1e9:.2f} GB beside those that"
+                f" its machine has, than the {self._memory_gb:.2f} GB of the others; say --memory GB for all; it waits"
+            )
+        return False
 
     def _all(self, reached: Callable[[_Member], bool]) -> bool:
         """Whether all workers have come so far; some are enough once the others have had their time."""
@@ -338,7 +416,10 @@ class Fleet:
         """Bytes that a worker may have beside the others on its host."""
         if member.host is None:
             return math.inf
-        return member.host.memory / sum(_together(member, other) for other in self._members.values())
+        beside = [other for other in self._members.values() if other is not member and _together(member, other)]
+        if self._memory_gb is not None:  # of those who wait one after the other may come in
+            beside = [other for other in beside if other.asked]
+        return member.host.memory / (1 + len(beside))
 
     def _joined(self, worker: str, member: _Member, kind: dict[str, str]) -> list[Event]:
         member.kind = kind
@@ -386,7 +467,23 @@ class Fleet:
 
     # ---- life and death
 
+    def _check_head(self) -> None:
+        for again in range(_HEAD_LOOKS):
+            try:
+                _reach(self._head)
+            except OSError as error:
+                if again == _HEAD_LOOKS - 1:
+                    self._headless = True
+                    raise EngineError(
+                        f"the cluster's head ({self._head}) is gone ({error}); what is finished stays: start the"
+                        " cluster anew, and run the same again"
+                    ) from error
+                time.sleep(_HEAD_PAUSE_SECONDS)
+            else:
+                return
+
     def _nodes(self) -> list[dict[str, Any]]:
+        self._check_head()
         try:
             return [node for node in self._ray.nodes() if node["Alive"]]
         except (self._ray.exceptions.RayError, ConnectionError) as error:
@@ -435,6 +532,7 @@ class Fleet:
         slot = member.slot
         slot.worker = ""
         if member.ready:
+            self._warn(f"a worker on {slot.name} died: {_words(error)}")
             self._look()
             return [Lost(worker, f"its worker on {slot.name} died: {_words(error)}")]
         if slot.node in {node["NodeID"] for node in self._nodes()}:

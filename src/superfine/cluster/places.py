@@ -72,18 +72,31 @@ def check_places(sources: Sequence[str], output: str) -> None:
         suffix = PurePosixPath(output).suffix.lower()
         if suffix in CONTAINERS or any(suffix in entry.suffixes for entry in FORMATS.values()):
             raise UsageError(f"{output}: is the name of a file, and results go into a folder of a store; name one")
-        files, path = opened(output)
-        bucket = path.strip("/").partition("/")[0]
-        if not bucket:
+        if not _bucket(output):
             raise UsageError(f"{output}: names no bucket; give one, as in s3://bucket/folder")
-        if not output.startswith("memory:"):
-            with checked(output, f"{output}: there is no bucket {bucket!r}; create it first"):
-                files.info(bucket)
+        _check_bucket(output, "create it first")
     for url in urls:
         if not has_magic(url):
             files, path = opened(url)
-            with checked(url, f"{url}: there is nothing there"):
-                files.info(path)
+            try:
+                with checked(url, f"{url}: there is nothing there"):
+                    files.info(path)
+            except UsageError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    _check_bucket(url, "look for its name")
+                raise
+
+
+def _bucket(url: str) -> str:
+    return opened(url)[1].strip("/").partition("/")[0]
+
+
+def _check_bucket(url: str, cure: str) -> None:
+    """Raise UsageError where a URL's bucket isn't there."""
+    if not url.startswith("memory:"):
+        bucket = _bucket(url)
+        with checked(url, f"{url}: there is no bucket {bucket!r}; {cure}"):
+            opened(url)[0].info(bucket)
 
 
 def list_tasks(sources: Sequence[str], output: str, job: Job) -> Iterator[Task | Ignored]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from superfine.classical.reduction import REDUCTIONS
-from superfine.cluster.places import do, fingerprint
+from superfine.cluster.places import check_places, do, fingerprint
 from superfine.cluster.schedule import Begin, Join, Made, Make, Outcome, Trouble, Whole, Work, failed
 from superfine.cluster.stores import is_url
 from superfine.cluster.task import Task
@@ -94,6 +94,14 @@ class Worker:
     def unseen(self, paths: Sequence[str]) -> list[str]:
         """Which of these paths aren't there, for this worker."""
         return [path for path in paths if not os.path.lexists(path)]
+
+    def unreached(self, sources: Sequence[str], output: str) -> str:
+        """Why it can't reach these, some of them in object stores; empty where it can."""
+        try:
+            check_places(sources, output)
+        except SuperfineError as error:
+            return str(error)
+        return ""
 
     def prepare(self, errand: Errand, cores: Sequence[int], memory_gb: float) -> dict[str, str]:
         """Open the networks on these cores alone, to stay below so much memory.
