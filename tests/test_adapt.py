@@ -502,6 +502,7 @@ def notes_of(source, **options):
     return adapt_path(source, source.parent / "b.png", adapting=given(source, **options), overwrite=True).notes
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_much_too_wide_is_told_and_the_way_out_is_one(tmp_path):
     """Of what the right one makes no word is said."""
     right, wide = (anisotropic_kernel(22, 2, variances, 20) for variances in ((1.5**2, 0.9**2), (2.2**2, 2.2**2)))
@@ -517,6 +518,7 @@ def test_a_kernel_that_is_much_too_wide_is_told_and_the_way_out_is_one(tmp_path)
     assert made["right"] > made["out"] > made["wide"] + 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cornered", [True, False])
 def test_half_a_level_that_is_missed_is_told(source, cornered):
     """A kernel with all its weight in a corner takes rows from beyond the border, where all are one."""

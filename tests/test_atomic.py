@@ -148,7 +148,7 @@ superfine.upscale_path(sys.argv[1], sys.argv[2], overwrite=True, job=superfine.J
 """
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", pytest.param(".tif", marks=pytest.mark.slow)])
 def test_kill_in_the_middle(tmp_path: Path, suffix: str) -> None:
     source = with_bytes(tmp_path / "a.png", png(noise(3000, 1000, 3)))
     output = with_bytes(tmp_path / f"b{suffix}", b"old")

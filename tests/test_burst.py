@@ -179,6 +179,7 @@ def _as_second(matrix, shape):
     return angle, (matrix[:, :2] @ middle + matrix[:, 2] - middle) * SCALE
 
 
+@pytest.mark.slow
 def test_a_change_of_exposure_is_taken_out(scene):
     scene = scene[..., :1]
     frames = [pixels for pixels, _ in shots(scene, 5, gain=0.85)]

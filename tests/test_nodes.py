@@ -329,7 +329,7 @@ class Stops(Listener):
         return self.steps == self.after
 
 
-@pytest.mark.parametrize("after", [3, 4, 5, 9])
+@pytest.mark.parametrize("after", [4, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 5, 9))])
 def test_stopped_and_resumed_equals_unbroken_to_the_bit(job, tmp_path, after):
     config = read_recipe(job / "tiny.toml")
     with pytest.raises(StoppedError, match=f"stopped after step {after}, which is saved; --resume goes on from there"):

@@ -114,7 +114,7 @@ FEATURES = (
         (6, ()),
         (8, ()),
         (8, ('precision="bf16"',)),
-        (8, ADVERSARY),
+        pytest.param(8, ADVERSARY, marks=pytest.mark.slow),
         pytest.param(8, FEATURES, marks=pytest.mark.slow),
         (8, ("optimizer={name='adamw', warm_up=3, clip=0.1, factors={head=0.5, tail=0}}",)),
     ],

@@ -88,6 +88,7 @@ def test_what_is_not_better_is_not_kept(refiner):
     assert all(moment.seconds_left >= 0 and moment.steps == 3 for moment in heard.moments)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(refiner, tmp_path, monkeypatch):
     monkeypatch.setattr(adapt, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(adapt, "_LOOK_EVERY", 3)

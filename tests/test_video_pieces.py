@@ -82,7 +82,12 @@ for stretch in sys.argv[4:]:
 
 @pytest.mark.parametrize(
     ("name", "job"),
-    [("b.mp4", FAST), ("b.mkv", NEAREST), ("b.gif", NEAREST), ("b/%06d.png", NEAREST)],
+    [
+        ("b.mp4", FAST),
+        ("b.mkv", NEAREST),
+        pytest.param("b.gif", NEAREST, marks=pytest.mark.slow),
+        pytest.param("b/%06d.png", NEAREST, marks=pytest.mark.slow),
+    ],
     ids=["mp4", "mkv", "gif", "frames"],
 )
 def test_two_workers_make_the_file_of_one_machine(tmp_path: Path, source: Path, name: str, job: Job) -> None:
