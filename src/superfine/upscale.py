@@ -59,7 +59,19 @@ from superfine.upscale_video import (
 )
 from superfine.video import Pieces, begun, forget
 
-__all__ = ["Pace", "Progress", "Report", "Result", "Run", "VideoResult", "picture_guess", "upscale", "upscale_path"]
+__all__ = [
+    "Pace",
+    "PicturePlan",
+    "Progress",
+    "Report",
+    "Result",
+    "Run",
+    "VideoResult",
+    "picture_guess",
+    "plan_picture",
+    "upscale",
+    "upscale_path",
+]
 
 Array = npt.NDArray[np.generic]
 
@@ -273,6 +285,38 @@ def _checked_map(path: Path, listing: Listing, *, overwrite: bool) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class PicturePlan:
+    """How a picture will be made."""
+
+    picture: Picture
+    route: Route
+    held: int
+    """Bytes that reading and writing hold beside the route."""
+    notes: tuple[str, ...]
+    """What a person should know."""
+
+
+def plan_picture(source: Path, output: Path, workshop: Workshop) -> PicturePlan:
+    """Read a picture's facts and find out how to enlarge it. Raises SourceError, UsageError, OutputError."""
+    job = workshop.job
+    picture = open_picture(source, max_megapixels=job.max_megapixels, white=job.white)
+    entry = format_of(output)
+    if not keeps_turn(entry, picture):
+        picture = open_picture(source, max_megapixels=job.max_megapixels, white=job.white, upright=True)
+    dtype = made_dtype(entry, picture)
+    target = job.target(picture.size, sideways=picture.sideways)
+    notes = (*picture.notes, *fewer_bits(entry, picture))
+    if job.consistent is not None and not keeps_pixels(
+        picture, output, (*target, picture.shape[2]), dtype, job.quality
+    ):
+        notes = (*notes, f"{entry.name.upper()} changes pixels, so the result is consistent only until it's encoded")
+    check_holds(entry, picture, target)
+    held = 0 if picture.streams else picture.bytes
+    held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
+    return PicturePlan(picture, workshop.route(picture.shape, picture.dtype, target, dtype, held), held, notes)
+
+
 def picture_guess(picture: Picture, output: Path, workshop: Workshop, route: Route) -> Guess:
     """What knows how far the result may be off. Raises UsageError where nothing does."""
     job = workshop.job
@@ -397,7 +441,6 @@ class Run:
         return self._do_video(item) if item.moves and not item.problem else self._do(item)
 
     def _do(self, item: Item) -> Result | None:
-        job = self._workshops.job
         if item.problem:
             raise SourceError(item.problem)
         workshop, reason = self._workshops.suited(item.source)
@@ -406,26 +449,11 @@ class Run:
         if known is not None and known.done(item.source, item.output, workshop.fingerprint):
             return Result(item.source, item.output, "skipped", "done before, unchanged")
         before = stamp(item.source)
-        picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white)
-        entry = format_of(item.output)
-        if not keeps_turn(entry, picture):
-            picture = open_picture(item.source, max_megapixels=job.max_megapixels, white=job.white, upright=True)
+        plan = plan_picture(item.source, item.output, workshop)
+        picture, route, held = plan.picture, plan.route, plan.held
         ours = journal is not None and journal.made(item.output)
         check_free(item.output, [item.source], overwrite=self._overwrite or ours)
-        dtype = made_dtype(entry, picture)
-        notes = (*((reason,) if reason else ()), *picture.notes, *fewer_bits(entry, picture))
-        target = job.target(picture.size, sideways=picture.sideways)
-        if job.consistent is not None and not keeps_pixels(
-            picture, item.output, (*target, picture.shape[2]), dtype, job.quality
-        ):
-            notes = (
-                *notes,
-                f"{entry.name.upper()} changes pixels, so the result is consistent only until it's encoded",
-            )
-        check_holds(entry, picture, target)
-        held = 0 if picture.streams else picture.bytes
-        held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
-        route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
+        notes = (*((reason,) if reason else ()), *plan.notes)
         route = replace(route, memory=route.memory + self._workshops.kept_besides(workshop, route.memory))
         result = _described(item, picture.size, picture.bits, workshop, route, notes)
         if held > _WORTH_SAYING:

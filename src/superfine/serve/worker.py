@@ -246,10 +246,8 @@ def _wishes(request: Facts) -> Any:
 
 def _check(request: Facts) -> Facts:
     """Nothing, where a job can be done; no pixel is enlarged. Raises as the job would."""
-    from superfine.destination import check_holds, keeps_turn, made_dtype
-    from superfine.image import format_of, open_picture
     from superfine.route import Workshops
-    from superfine.upscale import picture_guess
+    from superfine.upscale import picture_guess, plan_picture
     from superfine.upscale_video import coding_of_video, plan_video
 
     source, output, job = Path(request["source"]), Path(request["output"]), _wishes(request)
@@ -260,17 +258,9 @@ def _check(request: Facts) -> Facts:
         plan_video(source, output, workshop, coding.clip)
         return {}
     workshop, _ = workshops.suited(source)
-    entry = format_of(output)
-    picture = open_picture(source, max_megapixels=job.max_megapixels)
-    if not keeps_turn(entry, picture):
-        picture = open_picture(source, max_megapixels=job.max_megapixels, upright=True)
-    target, dtype = job.target(picture.size, sideways=picture.sideways), made_dtype(entry, picture)
-    check_holds(entry, picture, target)
-    held = 0 if picture.streams else picture.bytes
-    held += entry.held * target[0] * target[1] * picture.shape[2] * dtype.itemsize
-    route = workshop.route(picture.shape, picture.dtype, target, dtype, held)
+    plan = plan_picture(source, output, workshop)
     if request["guess_map"]:
-        picture_guess(picture, output, workshop, route)
+        picture_guess(plan.picture, output, workshop, plan.route)
     return {}
 
 
