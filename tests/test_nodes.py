@@ -293,7 +293,8 @@ def test_the_file_for_slurm(job, two, tmp_path):
     ("status", "seconds_left", "queued"), [(0, 60, False), (1, 3600, False), (143, 60, True)], ids=str
 )
 def test_a_slurm_job_out_of_time_queues_again(tmp_path, status, seconds_left, queued):
-    put_stub(tmp_path, "scontrol", f'[ "$1" = requeue ] && echo "$@" > {tmp_path}/asked; echo node1')
+    # More names than a pipe holds: whoever reads the first alone breaks it.
+    put_stub(tmp_path, "scontrol", f'[ "$1" = requeue ] && echo "$@" > {tmp_path}/asked; seq -f node%g 20000')
     put_stub(tmp_path, "srun", f'printf "%s\\n" "$@" > {tmp_path}/started; exit {status}')
     put_stub(tmp_path, "squeue", f'[ "$*" = "--noheader --jobs 12345 --format %e" ] && {soon(seconds_left)}')
     command = ["bash", EXAMPLES / "slurm-train.sh", "my recipe.toml", "data", "run", "--set", "seed=1"]

@@ -19,7 +19,8 @@ set -euo pipefail
 recipe=${1:?RECIPE is missing} data=${2:?DATA is missing} run=${3:?RUN is missing}
 shift 3
 if [ -n "${VENV:-}" ]; then PATH=$VENV/bin:$PATH; fi
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes%%$'\n'*}
 # Without it, torchrun 2.13 may tell the processes that it starts anew where those before them were to be met.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
