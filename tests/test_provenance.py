@@ -485,6 +485,9 @@ def test_text_and_record_are_the_same_thing(record):
     assert read_text(text_of(wild)) == wild
 
 
+CLIP = '{{"codec":"h264","crf":null,"damaged":"stop","end":null,"interlaced":"no","rate":null,"start":"{}"}}'
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -506,6 +509,10 @@ def test_text_and_record_are_the_same_thing(record):
         ('"psnr":40.0', '"psnr":1e999', "psnr can't be"),
         ('"psnr":40.0', '"psnr":"40"', "psnr can't be"),
         ('"ensemble":false', '"ensemble":0', "ensemble can't be"),
+        ('"white":null', '"white":0', "white can't be '0'"),
+        ('"white":null', '"white":5e-324', "white can't be"),
+        ('"clip":null', '"clip":' + CLIP.format("1e99999999"), "start can't be '1e99999999'"),
+        ('"clip":null', '"clip":' + CLIP.format("1/0"), "start can't be '1/0'"),
         ('"networks":[', '"networks":[' + "1," * 20, "networks is no list of at most 16"),
         ('"networks":[', '"networks":[7,', "networks isn't laid out"),
         ('"earlier":[]', '"earlier":{}', "earlier is no list"),

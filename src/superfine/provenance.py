@@ -76,6 +76,9 @@ _SCALABLE: Final = (1e-30, 1e30)
 _SPARE: Final = 128
 _NO_HASH: Final = "0" * 64
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
+_FRACTION: Final = re.compile(r"-?\d{1,40}(/[1-9]\d{0,39})?", re.ASCII)
+#: Strings that are written in one way.
+_WRITTEN: Final = {"sha256": _HASH, "kernel": _HASH, "start": _FRACTION, "end": _FRACTION, "rate": _FRACTION}
 _SUFFIX: Final = ".superfine.json"
 
 
@@ -247,13 +250,15 @@ def _fits(kind: Any, given: Any, where: str) -> bool:
     if kind is bool or isinstance(given, bool):
         return kind is bool and isinstance(given, bool)
     if kind is str:
-        hashed = where in ("sha256", "kernel")
+        pattern = _WRITTEN.get(where)
         return isinstance(given, str) and bool(
-            _HASH.fullmatch(given) if hashed else len(given) <= _LONGEST_STRING and given.isprintable()
+            pattern.fullmatch(given) if pattern else len(given) <= _LONGEST_STRING and given.isprintable()
         )
     if kind is int:
         return isinstance(given, int) and 0 <= given <= _LARGEST_NUMBER
-    return isinstance(given, (int, float)) and abs(given) <= _LARGEST_NUMBER
+    if not isinstance(given, (int, float)) or abs(given) > _LARGEST_NUMBER:
+        return False
+    return where != "white" or bool(np.float32(given) > 0)
 
 
 def _object(kind: Any, given: Any, where: str) -> Any:
