@@ -37,6 +37,26 @@ def test_a_picture_and_then_the_same_again(picture: Path) -> None:
     assert second.stderr.startswith(f"failed: {picture.with_name('a_x1.5.png')}: exists already")
 
 
+def test_what_an_earlier_run_made_is_said(picture: Path, tmp_path: Path) -> None:
+    command = ["upscale", str(picture.parent), "-o", str(tmp_path.with_name("out")), "--model", "nearest"]
+    assert " -> " in run(app, command).stdout
+    again = run(app, command)
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert again.stdout == f"{tmp_path.with_name('out') / 'a.png'}: an earlier run made it; --no-resume makes it again\n"
+
+
+def test_of_what_alpha_hides_exactly_isnt_said(tmp_path: Path) -> None:
+    """Hidden colours are projected like all others, and those in the middle can't be met."""
+    board = np.zeros((16, 16, 4), np.uint8)
+    board[::2, ::2, :3] = 255
+    Image.fromarray(board).save(tmp_path / "a.png")
+    made = run(
+        app, ["upscale", str(tmp_path / "a.png"), "--model", "bicubic", "--scale", "2", "--consistent", "bicubic"]
+    )
+    assert "it is the source exactly, as far as alpha shows it\n" in made.stdout
+    assert "samples are off by more than half a level" in made.stdout
+
+
 def test_a_dry_run_adds_up(picture: Path, tmp_path: Path) -> None:
     other = picture.with_name("b.png")
     other.write_bytes(picture.read_bytes())
@@ -54,6 +74,9 @@ def test_a_dry_run_adds_up(picture: Path, tmp_path: Path) -> None:
         (["--scale", "0.5"], "--scale 0.5 would make pictures smaller"),
         (["--size", "12by9"], "--size '12by9' is not a size; write it as 1920x1080"),
         (["--size", "0x9"], "is not a size"),
+        (["--size", "²x3"], "is not a size"),
+        (["--size", "9x" + "9" * 5000], "is not a size"),
+        (["--max-megapixels", "nan"], "--max-megapixels nan is not above 0"),
         (["--model", "nope"], "no model 'nope'; there are "),
         (["--engine", "warp"], "--engine 'warp' is none of openvino"),
         (["--precision", "fp8"], "--precision 'fp8' is none of auto, bf16, fp32"),

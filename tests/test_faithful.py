@@ -293,6 +293,7 @@ def test_a_run_that_is_done_still_makes_the_map_that_is_missing(photo: Maker, tm
         ("a.png", {"model": "photo"}, "map.png", "not for photo-x2"),
         ("a.png", {"model": "bicubic"}, "map.png", "x2 by a classical method is something else"),
         ("a.png", {"model": "balanced", "scale": 2.5}, "map.png", "calibrated for one network at its own scale"),
+        ("a.png", {"model": "balanced", "scale": None, "size": (120, 100)}, "map.png", "alike in both directions"),
         ("a.png", {"model": "balanced", "ensemble": True}, "map.png", "leave --ensemble out"),
         ("a.png", {"model": "balanced", "consistent": "box"}, "map.png", "take --consistent bicubic"),
         ("a.png", {"model": "balanced", "file_format": "jpg"}, "map.png", ".jpg changes that; write .png or .tif"),

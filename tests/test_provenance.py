@@ -37,6 +37,7 @@ from superfine.provenance import (
     write_sidecar,
 )
 from superfine.route import Job, Workshops
+from superfine.upscale import upscale_path
 from superfine.xmp import NAMESPACE
 from test_xmp import FOREIGN
 
@@ -438,6 +439,17 @@ def test_a_sidecar_that_cant_be_written_stops_the_picture(tmp_path, plain):
     with pytest.raises(OutputError, match=r"out\.gif\.superfine\.json: can't be written"):
         enlarge(plain, tmp_path / "out.gif")
     assert not (tmp_path / "out.gif").exists()
+
+
+@pytest.mark.parametrize(("suffix", "wishes"), [("gif", {"provenance": False}), ("png", {})])
+def test_the_record_of_what_was_there_before_goes(tmp_path, plain, suffix, wishes):
+    """Also where the new one is inside of the file."""
+    output = tmp_path / f"out.{suffix}"
+    before = enlarge(plain, tmp_path / "before.gif").record
+    write_sidecar(output, before)
+    report = upscale_path(plain, output, job=Job(model="nearest", **wishes), overwrite=True)
+    assert not report.failed, report.failed
+    assert not sidecar_of(output).exists()
 
 
 def test_two_records_in_one_file_are_refused(tmp_path, plain):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,24 @@ run_cli = CliRunner().invoke
 
 def statuses(report: superfine.Report) -> list[str]:
     return [result.status for result in report.results]
+
+
+def test_a_video_isnt_done_before_its_record_is_there(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    make_clip(tmp_path / "in/a.mkv", 3)
+    place = tmp_path / "out/a.mkv.superfine.json"
+    place.mkdir(parents=True)
+    for _ in range(2):
+        (failed,) = superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST).failed
+        assert "a.mkv.superfine.json: can't be written" in failed.message
+        assert not (tmp_path / "out/a.mkv").exists()
+    place.rmdir()
+    for status in ("done", "skipped"):
+        assert statuses(superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=NEAREST)) == [status]
+        assert place.is_file()
+    without = replace(NEAREST, provenance=False)
+    assert statuses(superfine.upscale_path(tmp_path / "in", tmp_path / "out", job=without)) == ["done"]
+    assert not place.exists()
 
 
 def only(report: superfine.Report) -> superfine.Result:

@@ -1,5 +1,6 @@
 """The options that `upscale` and `cluster` share, each written once, and the job that they make."""
 
+import re
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated
 
@@ -186,10 +187,10 @@ def job_of(
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdigit() and height.isdigit() and int(width) > 0 and int(height) > 0):
+    found = re.fullmatch(r"0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})", text, re.IGNORECASE)
+    if found is None:
         raise UsageError(f"--size {text!r} is not a size; write it as 1920x1080")
-    return int(height), int(width)
+    return int(found[2]), int(found[1])
 
 
 def _rate(text: str) -> Fraction:

@@ -221,7 +221,7 @@ def open_picture(
     """
     image, entry, lossless, tags = _opened(path)
     megapixels = image.width * image.height / 1e6
-    if megapixels > max_megapixels:
+    if not megapixels <= max_megapixels:  # nor where the limit is no number
         raise TooLargeError(
             f"{path}: {image.width} x {image.height} are {megapixels:,.4g} megapixels, over the limit of"
             f" {max_megapixels:,.4g}; raise it with --max-megapixels {np.ceil(megapixels):.0f}"

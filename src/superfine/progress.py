@@ -97,6 +97,8 @@ class Terminal(Progress):
         for result in report.results:
             if result.status == "planned" or (lone and result.status == "done"):
                 _say(_line(result))
+            if lone and result.status == "skipped":
+                _say(f"{one_line(str(result.output))}: an earlier run made it; --no-resume makes it again")
         things = _things(report)
         sources: dict[str, list[str]] = {}
         for result in report.results:
@@ -214,7 +216,9 @@ def _line(result: Result) -> str:
 
 def _fidelity(found: Consistency) -> str:
     if found.psnr is None:
-        return f"made small again by {found.operator}, it is the source exactly"
+        # Of hidden colours the figure says nothing, and `worst` does.
+        seen = "" if found.worst == 0 else ", as far as alpha shows it"
+        return f"made small again by {found.operator}, it is the source exactly{seen}"
     near = "" if found.misses else ", no sample off by more than half a level"
     return f"made small again by {found.operator}, it is {found.psnr:.2f} dB from the source{near}"
 

@@ -45,6 +45,7 @@ __all__ = [
     "Recorder",
     "Unrecorded",
     "clip_hash",
+    "drop_sidecar",
     "find_record",
     "keeps_every_bit",
     "keeps_pixels",
@@ -500,6 +501,7 @@ class Recorder:
         if self._place is not None:
             held, filled = self._place.held, self._place.filled(text_of(record))
             if patch_text(part, held, filled) or patch_file(part, held, filled):
+                drop_sidecar(self._output)
                 return
             self._note("the encoder left the XMP out")
         write_sidecar(self._output, record)
@@ -520,10 +522,13 @@ class Recorder:
 
 
 class Unrecorded:
-    """Stands where a `Recorder` would, and leaves nothing."""
+    """Stands where a `Recorder` would, and leaves nothing, nor what was said of an earlier file of that name."""
 
     notes: tuple[str, ...] = ()
     xmp: bytes | None = None
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
 
     def given_rows(self, bands: Iterable[Array]) -> Iterator[Array]:
         """The input's bands."""
@@ -536,13 +541,14 @@ class Unrecorded:
     def conclude(self, consistency: Consistency | None) -> None:
         """Nobody wants to know."""
 
-    def seal(self, part: Path) -> None:
-        """The file stays as it is."""
+    def seal(self, part: Path) -> None:  # noqa: ARG002 - the file stays as it is
+        """Raises OutputError where an earlier record can't be removed."""
+        drop_sidecar(self._output)
 
 
 def recorder_for(workshop: Workshop, route: Route, picture: Picture, output: Path) -> Recorder | Unrecorded:
     """Whoever listens while a picture is made: with `provenance` a recorder."""
-    return Recorder(workshop, route, picture, output) if workshop.job.provenance else Unrecorded()
+    return Recorder(workshop, route, picture, output) if workshop.job.provenance else Unrecorded(output)
 
 
 def write_clip_record(
@@ -643,6 +649,19 @@ def write_sidecar(output: Path, record: Record) -> None:
             part.write_text(text_of(record) + "\n", encoding="ascii")
     except OSError as error:
         raise OutputError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def drop_sidecar(output: Path) -> None:
+    """Remove a record that lies beside `output`, since it is of what was there before. Raises OutputError."""
+    path = sidecar_of(output)
+    if not path.is_file():
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: tells of an earlier {output.name}, and can't be removed: {error.strerror or error}"
+        ) from error
 
 
 def find_record(output: Path) -> Found | None:

@@ -146,12 +146,6 @@ class Job:
             raise UsageError(f"--engine {self.engine!r} is none of {', '.join(ENGINES)}")
         if self.precision not in get_args(Precision):
             raise UsageError(f"--precision {self.precision!r} is none of {', '.join(get_args(Precision))}")
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise UsageError(f"--quality {self.quality} is outside 1 to 100")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise UsageError(f"--memory {self.memory_gb:g} is not above 0")
-        if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
-            raise UsageError(f"--white {self.white:g} is not a level above 0")
         if self.file_format is not None and f".{self.file_format.lower()}" not in CONTAINERS:
             known = " ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
             if f".{self.file_format.lower()}" not in known.split():
@@ -159,7 +153,18 @@ class Job:
                     f"--format {self.file_format}: superfine doesn't write that; it writes {known} and, of videos,"
                     f" {' '.join(CONTAINERS)}"
                 )
+        self._check_levels()
         self._check_video()
+
+    def _check_levels(self) -> None:
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality} is outside 1 to 100")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise UsageError(f"--memory {self.memory_gb:g} is not above 0")
+        if not self.max_megapixels > 0:
+            raise UsageError(f"--max-megapixels {self.max_megapixels:g} is not above 0")
+        if self.white is not None and not (self.white > 0 and math.isfinite(self.white)):
+            raise UsageError(f"--white {self.white:g} is not a level above 0")
 
     def _check_video(self) -> None:
         if self.damaged not in get_args(Damaged):

@@ -39,6 +39,7 @@ from superfine.provenance import (
     PixelHash,
     Recorder,
     Unrecorded,
+    drop_sidecar,
     keeps_pixels,
     recorder_for,
     write_clip_record,
@@ -332,9 +333,12 @@ def picture_guess(picture: Picture, output: Path, workshop: Workshop, route: Rou
             f"--guess-map is calibrated for what networks make, and {output.suffix} changes that; write .png or .tif"
         )
     kind, lossless = coding_of(picture.path)
+    scale = route.target[0] / picture.size[0]
+    if route.target[1] != scale * picture.size[1]:
+        raise UsageError("--guess-map is calibrated for whole scales, alike in both directions; change --size")
     return guess_for(
         [workshop.models[engine.scale] for engine in route.engines],
-        route.target[0] / picture.size[0],
+        scale,
         kind=kind,
         lossless=lossless,
         engine=job.engine,
@@ -540,23 +544,28 @@ class Run:
         result = self._describe_video(item, plan, planned.notes)
         started = time.perf_counter()
 
+        tally, given = Tally(), PixelHash(plan.clip.shape, plan.clip.dtype, clip=True)
+
+        def record() -> None:
+            if not workshop.job.provenance:
+                drop_sidecar(item.output)
+                return
+            codec, consistency = plan.conversion.made.codec, _consistency(tally, plan.route)
+            write_clip_record(workshop, plan.route, plan.clip, item.output, codec, given=given, consistency=consistency)
+
         def note(part: Path) -> None:
+            record()  # first, since what the journal knows isn't made again
             if journal is not None:
                 options = workshop.video_fingerprint
                 journal.add(journal.entry(item.source, planned.before, item.output, stamp(part), options))
 
-        recorded = workshop.job.provenance
-        tally, given = Tally(), PixelHash(plan.clip.shape, plan.clip.dtype, clip=True)
-        seen = given.add if recorded else lambda pixels: None
+        seen = given.add if workshop.job.provenance else lambda pixels: None
         made = make_video(plan, tally, seen, lambda pace: self._watch(item, pace), note)
         seconds = time.perf_counter() - started
-        result = _measured(result, tally, workshop, plan.route)
-        if recorded:
-            write_clip_record(
-                workshop, plan.route, plan.clip, item.output, made.codec, given=given, consistency=result.consistency
-            )
+        if made.output.is_dir():
+            record()
         return replace(
-            result,
+            _measured(result, tally, workshop, plan.route),
             output_size=made.size,
             seconds=seconds,
             notes=tuple(dict.fromkeys((*result.notes, *made.notes))),
@@ -730,8 +739,8 @@ def _drift(found: Consistency, tally: Tally, workshop: Workshop, route: Route) -
         if found.misses:
             yield (
                 f"between black and white no picture was found that is the source again by {found.operator}:"
-                f" {found.misses:,} of {found.samples:,} samples are off by more than half a level, at most"
-                f" {found.worst:.3g} levels of {KINDS[route.made]:,.0f}"
+                f" {found.misses:,} of {found.samples:,} samples {'is' if found.misses == 1 else 'are'} off by more"
+                f" than half a level, at most {found.worst:.3g} levels of {KINDS[route.made]:,.0f}"
             )
         return
     colour, structure = (

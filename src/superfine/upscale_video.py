@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -234,12 +235,13 @@ def make_video(
 
     tally: becomes how far the output's frames are from the source once they're made small again; the first of each
     `SEGMENT_FRAMES` is measured, whoever made it. seen: hears the source's frames that this run enlarges. heard: called
-    for each frame. whole: hears of the finished file before it gets its name. Raises SourceError, UsageError,
-    OutputError, EngineError; what is done stays.
+    for each frame. whole: hears of the finished file, with the tally whole, before it gets its name; not of folders.
+    Raises SourceError, UsageError, OutputError, EngineError; what is done stays.
     """
-    made = complete(plan.conversion, plan.route.frame, progress=_paced(plan, heard), seen=seen, whole=whole)
-    _add_up(made.tallies, tally)
-    return made
+    measured = partial(_add_up, tally)
+    return complete(
+        plan.conversion, plan.route.frame, progress=_paced(plan, heard), seen=seen, measured=measured, whole=whole
+    )
 
 
 def begin_video(plan: VideoPlan) -> Pieces:
@@ -301,7 +303,7 @@ def _paced(plan: VideoPlan, heard: Callable[[Pace], None]) -> Callable[[int, int
     return tell
 
 
-def _add_up(tallies: Sequence[Tally], total: Tally) -> None:
+def _add_up(total: Tally, tallies: Sequence[Tally]) -> None:
     """The figures of all measured frames as one, from the figures of each.
 
     So it makes no difference which of them were measured in this run, and which were noted by another.

@@ -135,8 +135,6 @@ class Converted:
     codec: str
     pixel_format: str
     """Of the output, in FFmpeg's names."""
-    tallies: tuple[Tally, ...]
-    """Of the frames that were measured, in the order of time."""
     notes: tuple[str, ...]
     """What a person should know."""
 
@@ -187,15 +185,17 @@ def complete(
     *,
     progress: Callable[[int, int], None] = lambda done, frames: None,
     seen: Callable[[Array], None] = lambda pixels: None,
+    measured: Callable[[Sequence[Tally]], None] = lambda tallies: None,
     whole: Callable[[Path], None] = lambda part: None,
 ) -> Converted:
     """Make the pieces that aren't there yet, and the output of all of them.
 
     enlarge: called in this thread, in the order of time, and not for duplicates; the first frame of each
     `segment_frames` is measured. progress: hears how many frames are done, of how many. seen: hears each frame of the
-    source that this call writes, (rows, cols, channels), in the order of time. whole: hears of the finished file
-    before it gets its name, as `written_whole` says; not of folders. Raises UsageError, SourceError, OutputError, the
-    last also where others work on this output; what is done stays for the next call.
+    source that this call writes, (rows, cols, channels), in the order of time. measured: hears the figures of the
+    measured frames, in the order of time, when all pieces are there. whole: hears of the finished file before it gets
+    its name, as `written_whole` says; not of folders. Raises UsageError, SourceError, OutputError, the last also where
+    others work on this output; what is done stays for the next call.
     """
     clip, made, timeline = conversion.clip, conversion.made, conversion.timeline
     _check(conversion)
@@ -206,6 +206,7 @@ def complete(
         with writing(conversion.output):
             notes |= dict.fromkeys(prepare(folder, conversion))
         found = _make_missing(folder, conversion, range(len(made.pieces)), enlarge, progress, seen)
+        measured(found.tallies)
         notes |= dict.fromkeys((*_gathered(listed_notes(folder)), *made.finish(whole)))
         shutil.rmtree(folder, ignore_errors=True)
     return Converted(
@@ -218,7 +219,6 @@ def complete(
         size=made.encoding.size,
         codec=made.codec,
         pixel_format=made.pixel_format,
-        tallies=found.tallies,
         notes=tuple(notes),
     )
 
