@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pictures import left_in, noise, png, run, with_bytes
-from superfine.atomic import this_process, written_whole
+from superfine.atomic import remove_parts, this_process, written_whole
 
 # A process that isn't: pids end well below.
 DEAD = 2**31 - 5
@@ -58,13 +58,34 @@ def test_left_overs_of_the_dead_go_and_others_stay(tmp_path: Path) -> None:
         "a.png.part",
         f".a.png.{HOST}-{os.getppid()}.part",
         f".a.png.{HOST}-{DEAD}-1.part",
-        f".a.png.b.{HOST}-{DEAD}.part",
+        f".b.png.{OTHER_HOST}-{DEAD}.part",
+        f"b.png.{HOST}-{DEAD}.part",
     }
-    for name in (f".a.png.{DEAD}.part", f".a.png.{HOST}-{DEAD}.part", *theirs):
+    for name in (f".a.png.{DEAD}.part", f".a.png.{HOST}-{DEAD}.part", f".b.png.b.{HOST}-{DEAD}.part", *theirs):
         (tmp_path / name).touch()
     with written_whole(tmp_path / "a.png") as part:
         part.write_bytes(b"new")
     assert left_in(tmp_path) == {"a.png", *theirs}
+
+
+def test_what_an_ended_process_left_in_a_folder_goes_and_nothing_else(tmp_path: Path) -> None:
+    process = f"{OTHER_HOST}-4711"
+    for name in (f".a.png.{process}.part", f".b.tif.json.{process}.part"):
+        (tmp_path / name).touch()
+    (tmp_path / f".{process}.part").mkdir()  # a folder of somebody's
+    theirs = {
+        f".a.png.{OTHER_HOST}-47110.part",
+        f".a.png.{HOST}-4711.part",
+        ".a.png.4711.part",
+        f"a.png.{process}.part",
+        f".{process}.part",
+        f".a.png.{process}.part.png",
+    }
+    for name in theirs - {f".{process}.part"}:
+        (tmp_path / name).touch()
+    remove_parts(tmp_path, process)
+    assert left_in(tmp_path) == theirs
+    remove_parts(tmp_path / "none", process)
 
 
 def test_old_left_overs_go_even_if_their_number_lives(tmp_path: Path) -> None:

@@ -38,11 +38,12 @@ def test_a_picture_and_then_the_same_again(picture: Path) -> None:
 
 
 def test_what_an_earlier_run_made_is_said(picture: Path, tmp_path: Path) -> None:
-    command = ["upscale", str(picture.parent), "-o", str(tmp_path.with_name("out")), "--model", "nearest"]
+    out = tmp_path.with_name("out")
+    command = ["upscale", str(picture.parent), "-o", str(out), "--model", "nearest"]
     assert " -> " in run(app, command).stdout
     again = run(app, command)
     assert (again.exit_code, again.stderr) == (0, "")
-    assert again.stdout == f"{tmp_path.with_name('out') / 'a.png'}: an earlier run made it; --no-resume makes it again\n"
+    assert again.stdout == f"{out / 'a.png'}: an earlier run made it; --no-resume makes it again\n"
 
 
 def test_of_what_alpha_hides_exactly_isnt_said(tmp_path: Path) -> None:

@@ -290,6 +290,7 @@ def test_a_run_that_is_done_still_makes_the_map_that_is_missing(photo: Maker, tm
     ("name", "wishes", "chart", "words"),
     [
         ("a.jpg", {"model": "balanced"}, "map.png", "calibrated for clean pictures, and the source is JPEG"),
+        ("a.gif", {"model": "balanced"}, "map.png", "calibrated for pictures of full colour"),
         ("a.png", {"model": "photo"}, "map.png", "not for photo-x2"),
         ("a.png", {"model": "bicubic"}, "map.png", "x2 by a classical method is something else"),
         ("a.png", {"model": "balanced", "scale": 2.5}, "map.png", "calibrated for one network at its own scale"),

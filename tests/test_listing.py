@@ -12,7 +12,7 @@ import pytest
 from memory import measured
 from superfine import Job
 from superfine.errors import UsageError
-from superfine.listing import Item, iterate_sources, list_sources
+from superfine.listing import Item, iterate_sources, list_sources, said_of_twins
 
 X2 = Job(model="nearest", scale=2)
 PNG = Job(model="nearest", scale=2, file_format="png")
@@ -118,7 +118,24 @@ def test_each_file_is_taken_once_whatever_leads_to_it(tmp_path: Path) -> None:
     assert [source for source, _ in _shown(tmp_path, items)] == [
         *("in/a.png", "in/v.png", "in/w.png", "in/x.png", "in/y.png", "in/s/b.png", "in/u/e.png")
     ]
-    assert ignored == 0
+    assert ignored == 4  # b, z, s/c and u/d
+
+
+def test_other_names_of_a_file_are_told(tmp_path: Path) -> None:
+    _files(tmp_path, "in/b.png", "in/c.png", "in/notes.txt")
+    for name in ("a", "d", "e", "f"):
+        (tmp_path / "in" / f"{name}.png").symlink_to("b.png")
+    listing = list_sources([tmp_path / "in"], tmp_path / "out", X2)
+    assert [item.source.name for item in listing.items] == ["a.png", "c.png"]
+    assert ([path.name for path in listing.twins], listing.ignored) == (["b.png", "d.png", "e.png", "f.png"], 5)
+    named = [tmp_path / "in" / name for name in ("c.png", "b.png", "d.png", "c.png")]
+    listing = list_sources(named, tmp_path / "out", X2)
+    assert [item.source.name for item in listing.items] == ["c.png", "b.png"]
+    assert [path.name for path in listing.twins] == ["d.png"]
+    words = "left alone, since it leads to a file that is made by another name: "
+    assert said_of_twins(["a", "b", "c"], 3) == f"{words}a, b, c"
+    assert said_of_twins(["a", "b", "c", "d"], 4) == f"{words}a, b, c, …"
+    assert said_of_twins(["a", "b", "c"], 9) == f"{words}a, b, c, …"
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])

@@ -340,7 +340,7 @@ def test_what_holds_no_xmp_has_it_beside(tmp_path, source):
     ],
 )
 def test_a_packet_that_cant_be_added_to_stays_and_it_lies_beside(tmp_path, plain, suffix, packet):
-    from superfine.pngtext import append_chunks, xmp_chunk
+    from superfine.pngchunks import append_chunks, xmp_chunk
 
     append_chunks(plain, [xmp_chunk(packet)])
     output = tmp_path / f"out.{suffix}"
@@ -355,7 +355,7 @@ def test_a_packet_that_cant_be_added_to_stays_and_it_lies_beside(tmp_path, plain
 
 
 def test_more_than_jpeg_holds_goes_beside(tmp_path, plain):
-    from superfine.pngtext import append_chunks, xmp_chunk
+    from superfine.pngchunks import append_chunks, xmp_chunk
 
     big = FOREIGN.replace(b" " * 200, b" " * 59_000)
     append_chunks(plain, [xmp_chunk(big)])
@@ -453,7 +453,7 @@ def test_the_record_of_what_was_there_before_goes(tmp_path, plain, suffix, wishe
 
 
 def test_two_records_in_one_file_are_refused(tmp_path, plain):
-    from superfine.pngtext import append_chunks, text_chunks
+    from superfine.pngchunks import append_chunks, text_chunks
 
     enlarge(plain, tmp_path / "one.png")
     enlarge(plain, tmp_path / "two.png", model="nearest")

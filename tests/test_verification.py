@@ -433,7 +433,7 @@ def test_what_a_lossy_file_was_made_with_is_part_of_it(tmp_path, source):
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_a_record_without_a_hash_excuses_nothing(tmp_path, source, suffix):
-    """A forger may say that the format keeps no pixels, and that the machine was another."""
+    """A forger may say that the format keeps no pixels, by record or name, and that the machine was another."""
     output = tmp_path / f"out.{suffix}"
     record = enlarge(source, output, measured=True).record
     painted = pixels_of(output).copy()
@@ -445,6 +445,32 @@ def test_a_record_without_a_hash_excuses_nothing(tmp_path, source, suffix):
     assert "though this format keeps them" in words(alone)["pixels"]
     assert found(both)["recomputed"] is False
     assert not both.proven
+    renamed = output.rename(tmp_path / "renamed.jpg")
+    assert found(verify(renamed, source)) == found(both)
+
+
+def test_a_name_proves_nothing_and_hinders_nothing(source, made):
+    assert verify(made.rename(made.with_name("renamed")), source).proven
+
+
+def test_grey_is_proven_in_webp_which_has_none(tmp_path):
+    Image.fromarray(noise(20, 24, 1).squeeze()).save(tmp_path / "a.png")
+    enlarge(tmp_path / "a.png", tmp_path / "out.webp", measured=True)
+    both = verify(tmp_path / "out.webp", tmp_path / "a.png")
+    assert both.proven, both.checks
+    assert found(both)["pixels"] is None
+
+
+def test_frames_keep_their_pixels(tmp_path):
+    shots, output = clip_of(tmp_path), tmp_path / "large"
+    report = upscale_path(shots, output, job=Job(model="bicubic", scale=2, as_clip=True))
+    assert not report.failed, report.failed
+    record = record_in_file(output)
+    write_sidecar(output, replace(record, machine=replace(record.machine, cpu="Other")))
+    second = sorted(output.glob("*.png"))[1]
+    for by, holds in ((1, True), (2, False)):
+        second.write_bytes(png(nudged(second, by=by)))
+        assert found(verify(output, shots))["recomputed"] is holds
 
 
 def encoded(path, record, pixels):

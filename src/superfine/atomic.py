@@ -12,13 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-__all__ = ["has_ended", "this_process", "written_whole"]
+__all__ = ["has_ended", "remove_parts", "this_process", "written_whole"]
 
 _STALE_SECONDS: Final = 3600
 # Most file systems end at 255 bytes, and the temporary name is longer than the name.
 _LONGEST_NAME: Final = 200
 # Whose a temporary file is: a host and a process there. Before clusters it was the process alone.
 _OWNER: Final = re.compile(r"(?:([0-9a-f]{8})-)?([0-9]+)")
+_SUFFIX: Final = ".part"
 
 
 def this_process() -> str:
@@ -32,6 +33,14 @@ def has_ended(process: str) -> bool:
     return owner is not None and owner[1] in (None, _host()) and not _runs(int(owner[2]))
 
 
+def remove_parts(folder: Path, process: str) -> None:
+    """Remove what a process, as `this_process` calls it, left half written in a folder; it must have ended."""
+    for name in _parts_in(folder):
+        if _owner(name) == process:
+            with suppress(OSError):
+                (folder / name).unlink()
+
+
 @contextmanager
 def written_whole(path: Path, whole: Callable[[Path], None] = lambda part: None) -> Iterator[Path]:
     """Give a temporary path in the same folder; at the end it is synced and becomes `path`.
@@ -40,16 +49,17 @@ def written_whole(path: Path, whole: Callable[[Path], None] = lambda part: None)
     renamed: what is noted then is true however the process ends.
 
     Where the block fails the temporary file is removed and `path` stays as it
-    was. Left-overs of killed runs are removed on the way, those of other hosts
-    when they are an hour old. A link is followed: what it points to is replaced,
-    the link stays. Raises OSError.
+    was. Left-overs of killed runs are removed on the way: those of this host in
+    the whole folder, those of other hosts, for the same `path`, when they are an
+    hour old. A link is followed: what it points to is replaced, the link stays.
+    Raises OSError.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "there is something that is not a file")
     _remove_stale(path)
-    part = path.with_name(f"{_prefix(path)}{this_process()}.part")
+    part = path.with_name(f"{_prefix(path)}{this_process()}{_SUFFIX}")
     part.unlink(missing_ok=True)
     try:
         part.touch(exist_ok=False)
@@ -71,11 +81,11 @@ def _prefix(path: Path) -> str:
 
 
 def _remove_stale(path: Path) -> None:
-    prefix, suffix = _prefix(path), ".part"
+    prefix = _prefix(path)
     for name in _left_overs(path.parent):
         if not name.startswith(prefix):
             continue
-        owner = name[len(prefix) : -len(suffix)]
+        owner = name[len(prefix) : -len(_SUFFIX)]
         if not _OWNER.fullmatch(owner):
             continue
         entry = path.with_name(name)
@@ -86,9 +96,27 @@ def _remove_stale(path: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _left_overs(folder: Path) -> tuple[str, ...]:
-    """Temporary files that lay in the folder when this process first wrote there: large folders are read once."""
+    """Temporary files that lay in the folder when this process first wrote there: large folders are read once.
+
+    Those of ended processes of this host are removed, whatever they were to become.
+    """
+    names = _parts_in(folder)
+    for name in names:
+        owner = _owner(name)
+        if owner.startswith(_host()) and has_ended(owner):
+            with suppress(OSError):
+                (folder / name).unlink()
+    return names
+
+
+def _owner(name: str) -> str:
+    """Whose a temporary file of this name is."""
+    return name.removesuffix(_SUFFIX).rpartition(".")[2]
+
+
+def _parts_in(folder: Path) -> tuple[str, ...]:
     with suppress(OSError), os.scandir(folder) as entries:
-        return tuple(entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(".part"))
+        return tuple(entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(_SUFFIX))
     return ()
 
 

@@ -13,6 +13,7 @@ from superfine.encoding import CONTAINERS
 from superfine.errors import SourceError, UsageError
 from superfine.frames import Damaged, Frame, Interlaced, checked_stretch, delivered, read_frames
 from superfine.image import MAX_MEGAPIXELS
+from superfine.pngchunks import animation_control
 from superfine.stills import is_pattern, open_stills, still_pictures
 
 __all__ = ["VIDEO_SUFFIXES", "kind_of", "open_footage", "read_footage"]
@@ -26,8 +27,6 @@ VIDEO_SUFFIXES: Final = frozenset(
 )
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _STILL_BRANDS: Final = (b"avif", b"avis", b"mif1", b"heic", b"heix", b"hevc", b"heim", b"heis", b"msf1")
-# The chunk of an APNG that says how many pictures there are stands before the first of them.
-_HEAD: Final = 1 << 16
 # By so many bytes formats are known.
 _MAGIC: Final = 64
 
@@ -65,7 +64,7 @@ def open_footage(source: Path, *, rate: Fraction | None = None, max_megapixels: 
     if head.startswith((b"GIF8", b"RIFF")) and _is_picture(head):
         return open_animation(source, max_megapixels=max_megapixels)
     clip = open_clip(source, max_megapixels=max_megapixels)
-    return replace(clip, kind="animation", loop=_plays(head)) if clip.codec == "apng" else clip
+    return replace(clip, kind="animation", loop=animation_control(source)[1]) if clip.codec == "apng" else clip
 
 
 def read_footage(
@@ -89,9 +88,7 @@ def read_footage(
 
 def _head(source: Path) -> bytes:
     with suppress(OSError), source.open("rb") as file:
-        head = file.read(_MAGIC)
-        # Of PNG alone it must be known whether it's animated, and over a network each byte counts.
-        return head + file.read(_HEAD - _MAGIC) if head.startswith(_PNG) else head
+        return file.read(_MAGIC)
     return b""
 
 
@@ -105,24 +102,10 @@ def _is_picture(head: bytes) -> bool:
 
 def _is_animation(source: Path, head: bytes) -> bool:
     if head.startswith(_PNG):
-        return _animated_pictures(head) > 1
+        return animation_control(source)[0] > 1
     return _is_picture(head) and head.startswith((b"GIF8", b"RIFF")) and pages_of(source) > 1
 
 
 def _is_video(source: Path) -> bool:
     with opened(source) as container:
         return any(not is_still(int(stream.disposition)) for stream in container.streams.video)
-
-
-def _animation_control(head: bytes) -> bytes:
-    """Two numbers of 4 bytes each: of pictures, and of plays. Source: PNG 3, 11.3.6.1."""
-    begin = head.find(b"acTL")
-    return head[begin + 4 : begin + 12] if 0 < begin < (head.find(b"IDAT") % len(head)) else bytes(8)
-
-
-def _animated_pictures(head: bytes) -> int:
-    return int.from_bytes(_animation_control(head)[:4])
-
-
-def _plays(head: bytes) -> int:
-    return int.from_bytes(_animation_control(head)[4:])

@@ -24,7 +24,7 @@ from superfine.errors import ModelError, OutputError, ShapeError, UsageError
 from superfine.heat import heated, legend, legend_rows
 from superfine.image import Picture, open_picture, streamed
 from superfine.models import Model, list_guesses
-from superfine.pngtext import append_chunks, text_chunk
+from superfine.pngchunks import append_chunks, text_chunk
 from superfine.tiles import Grid, Window, enlarge
 
 __all__ = [

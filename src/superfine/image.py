@@ -23,7 +23,7 @@ from superfine.atomic import written_whole
 from superfine.errors import MissingExtraError, OutputError, SourceError, TooLargeError, UsageError
 from superfine.exif import Block, Tag, add_to_tiff, exif_block, pack_exif, tiff_block, with_size
 from superfine.interrupt import raise_if_asked
-from superfine.pngtext import XMP_KEYWORD, append_chunks, text_chunks, xmp_chunk, xmp_in
+from superfine.pngchunks import XMP_KEYWORD, animation_control, append_chunks, text_chunks, xmp_chunk, xmp_in
 from superfine.rowstream import RowStream
 from superfine.xmp import without_record
 
@@ -147,6 +147,8 @@ class Picture:
     dtype: np.dtype[Any]
     bits: int
     """Bits a sample in the file: 1, 2, 4, 8, 10, 12, 16 or 32 (float)."""
+    palette: bool
+    """The file has a few colours that it lists, and each pixel is one of them."""
     alpha: bool
     lossless: bool
     """The file is known to have kept its pixels exactly."""
@@ -227,7 +229,10 @@ def open_picture(
             f" {max_megapixels:,.4g}; raise it with --max-megapixels {np.ceil(megapixels):.0f}"
         )
     pages = int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
-    notes = list(_notes(image, pages, entry, premultiplied=_number(tags, 338, 0) == 1))
+    if entry.name == "png":
+        pages = max(pages, animation_control(path)[0])
+    palette = bool(image.get_typeof("palette") and image.get("palette")) or _number(tags, 262, 0) == 3
+    notes = list(_notes(image, pages, entry, premultiplied=_number(tags, 338, 0) == 1, palette=palette))
     if pages > 1 and entry.name == "tiff":
         raise SourceError(f"{path}: a TIFF of {pages} pages; superfine enlarges single pages, so split it first")
     if image.interpretation not in (*_COLOURS, "cmyk") or image.bands > 4:
@@ -249,6 +254,7 @@ def open_picture(
         shape=(ready.height, ready.width, ready.bands),
         dtype=dtype,
         bits=int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8 * dtype.itemsize,
+        palette=palette,
         alpha=bool(ready.hasalpha()),
         lossless=bool(lossless),
         streams=entry.streams and not (progressive or interlaced or turned),
@@ -307,6 +313,7 @@ def plain_picture(path: Path, shape: Shape, dtype: np.dtype[Any], bits: int) -> 
         shape=shape,
         dtype=dtype,
         bits=bits,
+        palette=False,
         alpha=shape[2] % 2 == 0,
         lossless=True,
         streams=True,
@@ -661,8 +668,8 @@ def _upright(image: Any) -> Any:
     return _in_rgb(image).autorot()
 
 
-def _notes(image: Any, pages: int, entry: Format, *, premultiplied: bool) -> Iterator[str]:
-    if pages > 1 and entry.name in ("gif", "webp"):
+def _notes(image: Any, pages: int, entry: Format, *, premultiplied: bool, palette: bool) -> Iterator[str]:
+    if pages > 1 and entry.name in ("gif", "png", "webp"):
         yield f"the first of {pages} frames"
     elif pages > 1 and entry.name != "tiff":
         yield f"the main one of {pages} pictures"
@@ -671,7 +678,7 @@ def _notes(image: Any, pages: int, entry: Format, *, premultiplied: bool) -> Ite
     if premultiplied:
         yield "premultiplied alpha made straight"
     bits = int(image.get("bits-per-sample")) if image.get_typeof("bits-per-sample") else 8
-    if image.get_typeof("palette") and image.get("palette"):
+    if palette:
         yield "palette widened to full colour"
     elif bits < 8:
         yield f"{bits} bit{'s' if bits > 1 else ''} a sample widened to 8"

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ __all__ = [
     "list_sources",
     "moves_as",
     "output_suffix",
+    "said_of_twins",
 ]
 
 
@@ -51,12 +52,16 @@ class Listing:
 
     items: list[Item]
     ignored: int = 0
-    """Files in its folders that are neither."""
+    """Files in its folders that are neither, and `twins`."""
+    twins: list[Path] = field(default_factory=list)
+    """Other names of files that are among `items`, as links have them."""
 
 
 _SUFFIXES = {suffix: entry for entry in FORMATS.values() for suffix in entry.suffixes}
 # Of videos that lie in a folder; others can be named. TypeScript has taken `.ts`.
 _VIDEO_SUFFIXES: Final = VIDEO_SUFFIXES - {".ts"}
+# Other names of one file that are said.
+_MOST_NAMED: Final = 3
 # Containers that hold nearly everything: for videos whose own isn't written.
 _ANY_VIDEO: Final = ".mkv"
 
@@ -71,13 +76,17 @@ def list_sources(sources: Sequence[Path], output: Path | None, job: Job) -> List
             listing.items.append(found)
         else:
             listing.ignored += 1
+            if is_known(found.name):
+                listing.twins.append(found)
     if begun.strayed:  # outputs may be sources that were met later
         listing.items = [item if item.problem else begun.guarded(item) for item in listing.items]
     return listing
 
 
 def iterate_sources(sources: Sequence[Path], output: Path | None, job: Job) -> Iterator[Item | Path]:
-    """The same one by one, and as a path each file that is neither; no more than one folder is held in memory.
+    """The same one by one, and as a path each file that is neither, or another name of one that was met before.
+
+    No more than one folder is held in memory.
 
     What `list_sources` knows and this doesn't: that an output is a source of the run which is met later, and only
     through a link out of the folders that were named. Raises UsageError at once where nothing can be done at all, and
@@ -136,9 +145,10 @@ class _Walk:
             self._shared |= {folder[:count] for count in range(len(folder) + 1)}
 
     def all(self) -> Iterator[Item | Path]:
-        """Everything in the order of the sources, and of names; as a path what is neither picture nor video.
+        """Everything in the order of the sources, and of names.
 
-        Raises UsageError at the end where there was nothing to do.
+        As a path what is neither picture nor video, or another name of what was met before. Raises UsageError at the
+        end where there was nothing to do.
         """
         empty = True
         for source in self._sources:
@@ -150,6 +160,8 @@ class _Walk:
                 self._given.add(real)
                 empty = False
                 yield self._alone(source)
+            elif real in self._linked or source.is_symlink():
+                yield source
         if empty:
             known = " ".join((*_SUFFIXES, *CONTAINERS))
             names = ", ".join(map(str, self._sources))
@@ -204,7 +216,10 @@ class _Walk:
                 path = here / name
                 if not is_known(name):
                     yield path
-                elif self._is_new(path, real, link=name in links):
+                elif not self._is_new(path, real, link=name in links):
+                    if name in links or str(Path(real, name)) in self._linked:  # else it was named, by this name
+                        yield path
+                else:
                     kind = kind_of(path)
                     free = free_name((place / name).with_suffix(output_suffix(path, kind, self._job)), path, taken)
                     problem = _own(free) if guarded(free) else ""
@@ -266,6 +281,12 @@ class _Walk:
             if top in self._tops and not below.is_relative_to(self._tops[top]):
                 return not any(part.startswith(".") for part in below.relative_to(top).parts)
         return False
+
+
+def said_of_twins(names: Sequence[str], count: int) -> str:
+    """What a person should know of so many other names of files that a run takes; names: the first of them."""
+    shown = ", ".join([*names[:_MOST_NAMED], *["…"] * (count > min(len(names), _MOST_NAMED))])
+    return f"left alone, since it leads to a file that is made by another name: {shown}"
 
 
 def _own(output: Path) -> str:

@@ -131,6 +131,9 @@ class JsonLines(Progress):
     def __exit__(self, *error: object) -> None:
         return None
 
+    def warn(self, message: str) -> None:
+        print(one_line(message), file=sys.stderr)  # noqa: T201
+
     def watch(self, pace: Pace) -> None:
         if time.monotonic() - self._said < _LINE_SECONDS:
             return

@@ -27,7 +27,7 @@ from superfine.clip import Clip, stretch
 from superfine.errors import OutputError, ShapeError, SourceError, UsageError
 from superfine.footage import kind_of, read_footage
 from superfine.image import Picture, format_of, open_picture, xmp_of
-from superfine.pngtext import patch_text, text_chunks, xmp_in
+from superfine.pngchunks import patch_text, text_chunks, xmp_in
 from superfine.route import Job, Route, Workshop
 from superfine.stills import has_place
 from superfine.xmp import Place, packet_limit, patch_file, record_in, with_place

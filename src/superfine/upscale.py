@@ -31,7 +31,7 @@ from superfine.guess import Guess, guess_for, overlay_path, write_guess_map
 from superfine.image import Picture, coding_of, format_of, open_picture, save_picture
 from superfine.interrupt import raise_if_asked
 from superfine.journal import Journal, stamp
-from superfine.listing import Item, Listing, list_sources
+from superfine.listing import Item, Listing, list_sources, said_of_twins
 from superfine.models import RESTORES, Card, HaloKind
 from superfine.outputs import make_folder
 from superfine.provenance import (
@@ -250,6 +250,8 @@ def upscale_path(
     report = Report(ignored=listing.ignored)
     run = Run(workshops, report.results.append, progress, chart, resume=resume, overwrite=overwrite, dry_run=dry_run)
     progress.begin(len(listing.items), sum(item.weight for item in listing.items))
+    if listing.twins:
+        progress.warn(said_of_twins([str(path) for path in listing.twins], len(listing.twins)))
     with run:
         for item in listing.items:
             run.do(item)
@@ -331,6 +333,11 @@ def picture_guess(picture: Picture, output: Path, workshop: Workshop, route: Rou
     if not keeps_pixels(picture, output, (*route.target, picture.shape[2]), route.made, job.quality):
         raise UsageError(
             f"--guess-map is calibrated for what networks make, and {output.suffix} changes that; write .png or .tif"
+        )
+    if picture.palette or picture.bits < 8:
+        raise UsageError(
+            "--guess-map is calibrated for pictures of full colour, and this one has only a few, whose traces no"
+            " interval counts; leave it out"
         )
     kind, lossless = coding_of(picture.path)
     scale = route.target[0] / picture.size[0]
@@ -509,7 +516,7 @@ class Run:
         """Make the pieces of a begun video from `begin` on and before `finish`."""
         planned = self._planned(item)
         if not isinstance(planned, Result):  # who is slow may find it joined already
-            make_video_pieces(planned.plan, begin, finish)
+            make_video_pieces(planned.plan, begin, finish, self._progress.watch)
 
     def join(self, item: Item) -> Result:
         """Make a begun video's file, and whatever of its pieces is still missing."""

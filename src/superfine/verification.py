@@ -40,7 +40,6 @@ from superfine.provenance import (
     Record,
     clip_hash,
     find_record,
-    keeps_every_bit,
     kernel_hash,
     machine,
     read_text,
@@ -233,14 +232,16 @@ class _Case:
     def rounding(self) -> float | None:
         """How far the file's samples may lie from those that were made, of white; None where an encoder decides.
 
-        By the file itself: what its record says of that may be forged.
+        By the file's content: its name and what its record says of that may be forged.
         """
         if self.moves:
-            return None
+            clip = self.clip(self.output)
+            return 0.0 if clip.kind == "frames" and clip.lossless else None
         picture = self.made(self.output)
-        if keeps_every_bit(picture, self.output, picture.shape, picture.dtype, self.record.options.quality):
-            return 0.0
-        return _ROUNDING if picture.dtype == np.float32 else None
+        if picture.format.name == "tiff" and picture.dtype == np.float32 and picture.white != 1:
+            return _ROUNDING
+        kept = picture.format.name in ("png", "tiff") or (picture.format.name == "webp" and picture.lossless)
+        return 0.0 if kept else None
 
     @property
     def decides_reading(self) -> bool:
@@ -294,14 +295,15 @@ def _fitting(case: _Case) -> Iterator[Check]:
     yield Check("size", fits, there if fits else f"is {there}, and the record says {said}")
     if made.sha256 is None:
         words = "this format doesn't keep pixels exactly, so the record has no hash of them"
-        if case.rounding == 0:
+        kept = case.rounding == 0 and picture.shape[2] == made.channels  # WebP makes colours of grey
+        if kept:
             words = "the record has no hash of them, though this format keeps them"
-        elif case.rounding is not None:
+        elif case.rounding:
             words = (
                 "they were scaled to their level of white and rounded once in float32, below a millionth of white, so"
                 " the record has no hash of them"
             )
-        yield Check("pixels", False if case.rounding == 0 else None, words)
+        yield Check("pixels", False if kept else None, words)
         return
     same = _picture_hash(picture) == made.sha256
     words = "have the hash that the record says" if same else "differ from those that the record says"
@@ -625,18 +627,21 @@ def _differing(first: Iterable[Array], second: Iterable[Array]) -> _Difference:
         found.samples += apart.size
         found.unequal += int(np.count_nonzero(apart))
         found.largest = max(found.largest, float(apart.max()))
-        squares = _blocks(np.square(apart))
-        found.block = max(found.block, math.sqrt(float(squares.max()) / (_BLOCK**2 * apart.shape[2])))
+        squares = np.square(apart)
+        found.block = max(found.block, math.sqrt(float(_block_means(squares).max())))
         found.squares += float(squares.sum())
     return found
 
 
-def _blocks(squares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Sums over blocks of (rows, cols, channels), from the upper left corner; at the other borders of what is there."""
-    summed: npt.NDArray[np.float64] = squares.sum(axis=2)
+def _block_means(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Means over blocks of (rows, cols, channels); those at the lower and right border are larger."""
+    means: npt.NDArray[np.float64] = values.mean(axis=2)
     for axis in (0, 1):
-        summed = np.add.reduceat(summed, range(0, summed.shape[axis], _BLOCK), axis)
-    return summed
+        size = means.shape[axis]
+        starts = range(0, max(size - _BLOCK + 1, 1), _BLOCK)
+        counts = np.diff([*starts, size])
+        means = np.add.reduceat(means, starts, axis) / np.expand_dims(counts, 1 - axis)
+    return means
 
 
 def _judged(found: _Difference, *, alike: bool, rounding: float | None) -> Check:

@@ -1,15 +1,24 @@
-"""The text that a PNG carries, kept byte for byte: libvips reads all of it as UTF-8, which only some of it is.
+"""What libvips doesn't hand on of a PNG: that it is animated; and its text byte for byte, as not all of it is UTF-8.
 
-Source: PNG (Third Edition), 5.3 and 11.3.3; XMP Specification Part 3, 1.1.5.
+Source: PNG (Third Edition), 5.3, 11.3.3 and 11.3.6.1; XMP Specification Part 3, 1.1.5.
 """
 
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-__all__ = ["XMP_KEYWORD", "append_chunks", "patch_text", "text_chunk", "text_chunks", "xmp_chunk", "xmp_in"]
+__all__ = [
+    "XMP_KEYWORD",
+    "animation_control",
+    "append_chunks",
+    "patch_text",
+    "text_chunk",
+    "text_chunks",
+    "xmp_chunk",
+    "xmp_in",
+]
 
 XMP_KEYWORD: Final = b"XML:com.adobe.xmp"
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -20,17 +29,34 @@ _END: Final = 12  # bytes of the closing IEND chunk
 
 def text_chunks(path: Path) -> Iterator[bytes]:
     """Whole text chunks of a PNG, in order; those larger than 16 MB are left out."""
+    for head, file in _chunks(path):
+        (length,) = struct.unpack(">I", head[:4])
+        if head[4:] in _TEXT and length <= _LARGEST:
+            chunk = head + file.read(length + 4)
+            if len(chunk) == length + 12:
+                yield chunk
+
+
+def animation_control(path: Path) -> tuple[int, int]:
+    """How many pictures an animated PNG has, and how often they are played (0: without end); (0, 0) of all others."""
+    for head, file in _chunks(path):
+        if head[4:] == b"acTL":
+            pictures, plays = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
+            return pictures, plays
+        if head[4:] == b"IDAT":
+            break
+    return 0, 0
+
+
+def _chunks(path: Path) -> Iterator[tuple[bytes, BinaryIO]]:
+    """The length and kind of each chunk of a PNG, 8 bytes, and the file, which stands behind them."""
     with path.open("rb") as file:
         if file.read(8) != _SIGNATURE:
             return
         while len(head := file.read(8)) == 8:
-            (length,) = struct.unpack(">I", head[:4])
-            if head[4:] in _TEXT and length <= _LARGEST:
-                chunk = head + file.read(length + 4)
-                if len(chunk) == length + 12:
-                    yield chunk
-            else:
-                file.seek(length + 4, 1)
+            begin = file.tell()
+            yield head, file
+            file.seek(begin + int.from_bytes(head[:4]) + 4)
 
 
 def xmp_chunk(xmp: bytes) -> bytes:
