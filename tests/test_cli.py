@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from superfine.cli import app, main
 from superfine.errors import UsageError
-from superfine.models import CLASSICAL, list_models
+from superfine.models import CLASSICAL, list_models, with_card
 from superfine.progress import Terminal
 from superfine.upscale import upscale_path
 
@@ -110,6 +111,14 @@ def test_models_lists_what_there_is_and_show_tells_all() -> None:
     for name, words in (("nope", "no model"), ("auto", "is chosen for each picture")):
         with pytest.raises(UsageError, match=words):
             run(app, ["models", "show", name], catch_exceptions=False)
+
+
+def test_a_strangers_card_is_shown_whatever_it_says(tmp_path: Path) -> None:
+    model = next(model for model in list_models() if model.card.name == "fast-x2")
+    card = replace(model.card, calibration={"networks": {"any": "text"}})
+    (tmp_path / "mine.onnx").write_bytes(with_card(model.content, card))
+    shown = run(app, ["models", "show", str(tmp_path / "mine.onnx")], catch_exceptions=False).stdout
+    assert 'calibration      {"networks": {"any": "text"}}' in shown
 
 
 def test_the_choice_and_its_reason_are_said(picture: Path) -> None:

@@ -289,6 +289,17 @@ def test_shipped_guesses_know_their_networks(model):
 
 
 @pytest.mark.parametrize("model", list_guesses(), ids=lambda model: model.card.name)
+def test_shipped_intervals_were_kept_on_pictures_that_took_no_part(model):
+    """As export measured them: a network that is trained anew mustn't ship with others."""
+    for each in calibrations(model):
+        tested = each.tested
+        assert tested["pictures"] >= 40
+        assert 0.88 <= tested["coverage"] <= 0.92
+        assert tested["within_75_to_99"] >= 0.95
+        assert tested["ause"] < 0.8 * tested["ause_gradient"]
+
+
+@pytest.mark.parametrize("model", list_guesses(), ids=lambda model: model.card.name)
 def test_a_shipped_guess_network_enlarges_nothing(model, tmp_path):
     path = tmp_path / model.source
     path.write_bytes(model.content)

@@ -182,6 +182,8 @@ def test_a_file_without_a_card(write, content):
             }.items()
         ],
         (GOOD | {"psnr": {"Set5": "much"}}, "its card says psnr = .*, want numbers of dB"),
+        (GOOD | {"psnr": {"Set5": 10**400}}, "its card says psnr = .*, want numbers of dB"),
+        (GOOD | {"psnr": {"Set5": float("nan")}}, "its card says psnr = .*, want numbers of dB"),
         *[
             (GOOD | {"name": name}, "its card says name = .*, want a name that can be printed")
             for name in ("", "a\x1b[2Jb")

@@ -325,8 +325,10 @@ def show(
             typer.echo(json.dumps(facts, ensure_ascii=False))
             continue
         for key, value in facts.items():
-            shown = ", ".join(f"{test} {dB:.2f} dB" for test, dB in value.items()) if isinstance(value, dict) else value
-            if key == "restoring":
+            shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            if key == "psnr":
+                shown = ", ".join(f"{test} {dB:.2f} dB" for test, dB in value.items())
+            elif key == "restoring":
                 shown = f"yes: {RESTORES}, and no warning is given" if value else "no"
             typer.echo(f"{key.replace('_', ' '):<17}{one_line(str(shown))}")
         typer.echo("")

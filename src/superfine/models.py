@@ -51,6 +51,8 @@ _CARD = "superfine"  # the key of the card in the file's metadata
 _LARGEST_FILE = 2**31 - 1
 # Far more than any network looks at; a video holds eight times as many in memory.
 _MOST_FRAMES = 63
+# Far more than any figure is worth printing.
+_MOST_DB = 1000
 # Of fields that are neither whole numbers nor texts.
 _KINDS = {"fp32_end": bool, "needs_fp32": bool, "restoring": bool, "psnr": dict, "calibration": dict}
 _METADATA_PROPS = 14  # field number of ModelProto.metadata_props in onnx.proto
@@ -267,7 +269,7 @@ def _card(given: Any, source: str) -> Card:
             raise ModelError(f"{source}: its card says {name} = {value!r}, which is of the wrong kind")
     if not (given["name"] and given["name"].isprintable()):
         raise ModelError(f"{source}: its card says name = {given['name']!r}, want a name that can be printed")
-    if not all(type(decibel) in (int, float) for decibel in given.get("psnr", {}).values()):
+    if not all(type(decibel) in (int, float) and abs(decibel) < _MOST_DB for decibel in given.get("psnr", {}).values()):
         raise ModelError(f"{source}: its card says psnr = {given['psnr']!r}, want numbers of dB")
     if given.get("halo_kind", "exact") not in (kinds := get_args(HaloKind)):
         wanted = " or ".join(kinds)
