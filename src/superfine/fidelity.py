@@ -64,6 +64,10 @@ _CG_LEVELS: Final = 0.05
 _CG_MARGIN: Final = 12
 
 
+# 16 bits have levels that are 257 times finer, and take so many times the turns.
+_DEEPER: Final = 8
+
+
 class _Effort(NamedTuple):
     """How hard a tile is worked on."""
 
@@ -498,7 +502,8 @@ def _nearest(
     slack, bound, step = number(pace * _INSIDE), number(effort.worth * pace * white), number(pace)
     weight = ahead = np.zeros_like(lack)
     left, inertia, before = lack, 1.0, math.inf
-    for turn in range(1, effort.turns + 1):
+    turns = effort.turns * (1 if white < 256 else _DEEPER)
+    for turn in range(1, turns + 1):
         moved = ahead + step * left
         moved -= np.minimum(np.maximum(moved, -slack), slack)
         np.minimum(np.maximum(moved, -bound, out=moved), bound, out=moved)

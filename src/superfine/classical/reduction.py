@@ -77,12 +77,39 @@ class Line:
 
         Only for whole scales.
         """
-        # Far from both borders all blocks of one length are alike.
-        place = min(start, _FAR), min(self.small - stop, _FAR), stop - start
+        place = self._place(start, stop)
         span = max(0, start - _DECAY), min(self.small, stop + _DECAY)
         if place not in self._inverses:
             self._inverses[place] = self._inverse(start, stop, span)
         return self._inverses[place], span
+
+    def clipped(self, start: int, stop: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Small samples [start, stop) of the large ones [s*start, s*stop) alone: (n, s*n), and which want no others.
+
+        Only for whole scales.
+        """
+        place = self._place(start, stop)
+        if place not in self._clips:
+            self._clips[place] = self._clip(start, stop)
+        return self._clips[place]
+
+    def _place(self, start: int, stop: int) -> tuple[int, int, int]:
+        """Far from both borders all blocks of one length are alike."""
+        return min(start, _FAR), min(self.small - stop, _FAR), stop - start
+
+    @cached_property
+    def _clips(self) -> dict[tuple[int, int, int], tuple[Floats, npt.NDArray[np.bool_]]]:
+        return {}
+
+    def _clip(self, start: int, stop: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        scale = self.large // self.small
+        matrix, (first, last) = self.reducing(start, stop)
+        low, high = scale * start, scale * stop
+        made = np.zeros((stop - start, high - low))
+        inner = slice(max(first, low) - first, min(last, high) - first)
+        made[:, max(first, low) - low : min(last, high) - low] = matrix[:, inner]
+        index = self.taps.index[start:stop]
+        return made, (index.min(axis=1) >= low) & (index.max(axis=1) < high)
 
     @cached_property
     def _inverses(self) -> dict[tuple[int, int, int], Floats]:
@@ -271,8 +298,8 @@ class _SeparablePatch:
     """Two dense matrices."""
 
     def __init__(self, down: Line, across: Line, rows: Span, cols: Span) -> None:
-        self.down, whole_rows = _clipped(down, rows)
-        self.across, whole_cols = _clipped(across, cols)
+        self.down, whole_rows = down.clipped(*rows)
+        self.across, whole_cols = across.clipped(*cols)
         self.whole = whole_rows[:, None] & whole_cols
 
     def reduce(self, large: Floats) -> Floats:
@@ -289,19 +316,6 @@ class _SeparablePatch:
         if self.down.dtype != dtype:
             self.down, self.across = self.down.astype(dtype), self.across.astype(dtype)
         return self.down, self.across
-
-
-def _clipped(line: Line, span: Span) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The matrix from large samples of the span to small ones, and which small samples want no others."""
-    scale = line.large // line.small
-    matrix, (first, last) = line.reducing(*span)
-    low, high = scale * span[0], scale * span[1]
-    made = np.zeros((span[1] - span[0], high - low))
-    made[:, max(first, low) - low : min(last, high) - low] = matrix[
-        :, max(first, low) - first : min(last, high) - first
-    ]
-    index = line.taps.index[span[0] : span[1]]
-    return made, (index.min(axis=1) >= low) & (index.max(axis=1) < high)
 
 
 def _kernel_ends(taps: int, scale: int) -> Span:
