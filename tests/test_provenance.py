@@ -4,8 +4,10 @@ import getpass
 import hashlib
 import json
 import re
+import shutil
 import socket
 import struct
+import tracemalloc
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -460,6 +462,22 @@ def test_two_records_in_one_file_are_refused(tmp_path, plain):
     append_chunks(tmp_path / "one.png", list(text_chunks(tmp_path / "two.png")))
     with pytest.raises(SourceError, match="holds 2 records"):
         find_record(tmp_path / "one.png")
+
+
+def test_many_packets_of_xmp_arent_held_at_once(tmp_path, plain):
+    from superfine.pngchunks import append_chunks
+
+    packet = b'<r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">' + b" " * 8_000_000 + b"</r:RDF>"
+    body = b"iTXtXML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(packet)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    shutil.copy(plain, tmp_path / "many.png")
+    append_chunks(tmp_path / "many.png", [chunk] * 40)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="more than 16 packets of XMP"):
+        find_record(tmp_path / "many.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60e6, peak
 
 
 def test_the_record_inside_counts_before_one_beside(tmp_path, plain):

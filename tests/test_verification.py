@@ -606,7 +606,9 @@ def test_a_file_that_is_cut_off_isnt_passed(tmp_path, source, suffix, share):
     output.write_bytes(whole[: int(len(whole) * share)])
     done = run(app, ["verify", str(output), "--source", str(source)])
     assert done.exit_code != 0
-    assert done.exception is None or isinstance(done.exception, (SourceError, UsageError, SystemExit))
+    # Of a TIFF the record may be all that was cut off.
+    known = (SourceError, SystemExit, UsageError) if suffix == "tif" else (SourceError, SystemExit)
+    assert done.exception is None or isinstance(done.exception, known)
 
 
 def test_the_sidecar_of_another_file_shows(tmp_path, source):

@@ -71,6 +71,7 @@ _LARGEST_RECORD: Final = 64_000
 #: Records of the source, of its source and so on that are kept.
 _MOST_EARLIER: Final = 8
 _LARGEST_NUMBER: Final = 2**53
+_MOST_PACKETS: Final = 16
 #: Levels of white at which a float32 sample times white and back is off by less than a millionth of white.
 _SCALABLE: Final = (1e-30, 1e30)
 # What a consistency figure may grow by once it is known.
@@ -672,9 +673,8 @@ def find_record(output: Path) -> Found | None:
     """
     problem = ""
     if output.is_file() and not kind_of(output):
-        packets = _packets(output)
         try:
-            inside = [text for packet in packets if (text := record_in(packet)) is not None]
+            inside = [text for packet in _packets(output) if (text := record_in(packet)) is not None]
         except ValueError as error:
             inside, problem = [], str(error)
         if len(set(inside)) > 1:
@@ -701,7 +701,13 @@ def find_record(output: Path) -> Found | None:
     return Found(text.removesuffix("\n"), beside)
 
 
-def _packets(path: Path) -> list[bytes]:
+def _packets(path: Path) -> Iterator[bytes]:
+    """A file's XMP, one packet at a time: a PNG may hold more than one, each of 16 MB. Raises ValueError for many."""
     packet = xmp_of(open_picture(path, max_megapixels=math.inf, bounded=False))
-    # A PNG may hold more than one.
-    return [*filter(None, map(xmp_in, text_chunks(path)))] or ([] if packet is None else [packet])
+    found = 0
+    for found, inside in enumerate(filter(None, map(xmp_in, text_chunks(path))), 1):
+        if found > _MOST_PACKETS:
+            raise ValueError(f"it holds more than {_MOST_PACKETS} packets of XMP")
+        yield inside
+    if not found and packet is not None:
+        yield packet

@@ -29,7 +29,7 @@ from superfine.encoding import CODECS
 from superfine.engine import ENGINES, Precision, cpu_features, engine_state
 from superfine.errors import ModelError, ShapeError, SourceError, UsageError
 from superfine.fidelity import Tally, measured_bands
-from superfine.footage import open_footage, read_footage
+from superfine.footage import kind_of, open_footage, read_footage
 from superfine.image import MAX_MEGAPIXELS, Picture, open_picture
 from superfine.kernel_file import read_kernel
 from superfine.models import CLASSICAL, families, find_model, shipped_cards
@@ -175,6 +175,8 @@ def verify(
     model = None if model is None else str(_as_path("the model", model))
     found = find_record(output)
     if found is None:
+        if output.is_file() and not kind_of(output):  # what was cut off may have lost its record with the rest
+            deque(open_picture(output, max_megapixels=max_megapixels, bounded=False).bands(), maxlen=0)
         raise UsageError(
             f"{output}: holds no record of how it was made, and there is no {sidecar_of(output).name} beside it; what"
             " superfine makes has one, unless it was told --no-provenance or another program left it out"

@@ -147,6 +147,8 @@ def _scan(packet: bytes) -> _Scan:
     except expat.ExpatError as error:
         reason = f"{expat.ErrorString(error.code)} in line {error.lineno}"
         raise ValueError(f"its XMP isn't well-formed: {reason}") from error
+    finally:
+        del reader.parser  # which holds the reader, and with it the text, in a circle
     if reader.found.end < 0:
         raise ValueError("its XMP holds no rdf:RDF to add to")
     return reader.found
