@@ -43,6 +43,8 @@ REDUCTIONS: Final = ("matlab-bicubic", "bicubic", "box")
 LARGEST_SCALE: Final = 16
 # Samples on each side after which an inverse has fallen below 1e-10 of its middle.
 _DECAY: Final = 21
+# Of an inverse, what is smaller changes nothing; as a factor it may underflow, and that takes ten times as long.
+_TINY: Final = 1e-12
 # Samples from a border after which it isn't felt.
 _FAR: Final = 4 * _DECAY
 # What a kernel lets through of a frequency is taken to be no less than this share of the most.
@@ -123,7 +125,9 @@ class Line:
         made = np.zeros((scale * (stop - start), outer[1] - outer[0]))
         low, high = max(first, scale * start), min(first + matrix.shape[1], scale * stop)
         made[low - scale * start : high - scale * start] = matrix[:, low - first : high - first].T
-        return (made @ inverse)[:, span[0] - outer[0] : span[1] - outer[0]]
+        whole = made @ inverse
+        whole[np.abs(whole) < _TINY] = 0
+        return whole[:, span[0] - outer[0] : span[1] - outer[0]]
 
     @cached_property
     def reducing_blocks(self) -> list[tuple[Span, Span, npt.NDArray[np.float32]]]:
