@@ -410,6 +410,19 @@ def test_another_network_is_named(source, made):
     assert found(verify(made))["networks"] is False
 
 
+def test_what_was_typed_is_blamed_before_the_file(tmp_path, source, made):
+    kernel = tmp_path / "kernel.npy"
+    np.save(kernel, np.full((3, 3), 1 / 9))
+    with pytest.raises(UsageError, match="made without a kernel of one's own, says its record; leave it out"):
+        verify(made, source, kernel=kernel)
+    for wrong in ({"memory_gb": 0}, {"max_megapixels": float("nan")}):
+        with pytest.raises(UsageError, match="is not above 0"):
+            verify(made, source, **wrong)
+    both = verify(made, source, model="balanced-x2")
+    assert words(both)["networks"] == "fast-x2: isn't the network that was given"
+    assert "made with other files than those that are here or were given; or" in both.conclusion[0]
+
+
 def test_another_method_is_found_out(tmp_path, source):
     enlarge(source, tmp_path / "out.png", measured=True, model="bicubic")
     record = record_in_file(tmp_path / "out.png")
@@ -494,7 +507,7 @@ def test_what_is_painted_into_a_lossy_file_shows(tmp_path, suffix):
     both = verify(output, source)
     assert found(both)["recomputed"] is None
     assert not both.proven
-    assert "more than an encoder makes of another machine's last bits" in both.conclusion[1]
+    assert both.conclusion[1].startswith("NOTHING WAS PROVEN, AND THE FILE MAY HAVE BEEN CHANGED: made again, ")
     encoded(output, record, pixels[::-1])
     assert found(verify(output, source))["recomputed"] is False
 

@@ -82,6 +82,8 @@ _CURE: Final = (
 _WITHOUT: Final = (
     "NOTHING WAS PROVEN: that nothing contradicts the record is no proof, and it wasn't made again from its source: {}."
 )
+_MAYBE: Final = "NOTHING WAS PROVEN, AND THE FILE MAY HAVE BEEN CHANGED: {}."
+_UNTOLD: Final = "more than an encoder makes of another machine's last bits, unless its quality is low"
 _CHANGED: Final = "the file or its record was changed, or they don't belong together"
 #: Checks that no version of superfine and no kind of machine explains.
 _WHATEVER_MADE_IT: Final = {"size", "pixels", "software", "source"}
@@ -129,6 +131,8 @@ class Verification:
             return (_PROVEN.format(self.source), _NEVER_PROVEN.format(self.source))
         if self.source is not None:
             open_ones = {check.name: check.words for check in self.checks if check.holds is None}
+            if _UNTOLD in open_ones.get("recomputed", ""):
+                return (_UNSIGNED, _MAYBE.format(open_ones["recomputed"]))
             return (_UNSIGNED, _WITHOUT.format(open_ones.get("networks") or open_ones["recomputed"]))
         return (_UNSIGNED, _CURE.format(shlex.quote(str(self.output))))
 
@@ -150,6 +154,8 @@ class Verification:
                 "another version of superfine may make other pixels, such as a build before or after this one that"
                 f" calls itself {here} too; or {_CHANGED}"
             )
+        if wrong == {"networks"}:
+            return f"it was made with other files than those that are here or were given; or {_CHANGED}"
         return _CHANGED
 
 
@@ -169,6 +175,7 @@ def verify(
     consistent with, where it was a given one. The file is made again in the folder of temporary files. Raises
     UsageError where there is no such file, source or kernel, or no record; SourceError where one can't be read.
     """
+    Job(memory_gb=memory_gb, max_megapixels=max_megapixels)  # refuses what can't be, before the record is blamed
     output = _there("the file to verify", output)
     source = None if source is None else _source_there(source)
     kernel = None if kernel is None else _there("the kernel", kernel)
@@ -185,6 +192,8 @@ def verify(
         record = read_text(found.text)
     except ValueError as error:
         return Verification(output, found.place, None, (Check("record", False, f"isn't a record: {error}"),), source)
+    if kernel is not None and record.options.kernel is None:
+        raise UsageError(f"{kernel}: {output} was made without a kernel of one's own, says its record; leave it out")
     case = _Case(output, record, kernel, max_megapixels)
     where = "in the file" if found.place == output else f"in {found.place.name}"
     checks = [Check("record", True, f"well-formed, {where}"), *_fitting(case), _software(record)]
@@ -400,10 +409,11 @@ def _networks(record: Record, workshop: Workshop, *, given: bool) -> Check:
         return Check("networks", classical, words)
     if not others:
         return Check("networks", True, f"{names}: the files have the hashes that the record says")
+    absent = (
+        "isn't the network that was given" if given else f"no network of that name is here for {record.options.model}"
+    )
     words = "; ".join(
-        f"{name}: the file here has another hash than the record says"
-        if name in known
-        else f"{name}: no network of that name is here for {record.options.model}"
+        f"{name}: the file here has another hash than the record says" if name in known else f"{name}: {absent}"
         for name in others
     )
     if given or record.version == version("superfine"):
@@ -671,6 +681,5 @@ def _judged(found: _Difference, *, alike: bool, rounding: float | None) -> Check
     if near:
         return Check("recomputed", False, f"{apart}, though it was made on the same kind of machine: none should")
     if rounding is None and not alike and found.whole <= _BLOCK_LEVELS * _LEVEL:
-        words = "more than an encoder makes of another machine's last bits, unless its quality is low"
-        return Check("recomputed", None, f"{apart}: {words}; a machine of the record's kind can tell")
+        return Check("recomputed", None, f"{apart}: {_UNTOLD}; a machine of the record's kind can tell")
     return Check("recomputed", False, f"{apart}: it isn't what superfine {version('superfine')} makes of this source")

@@ -34,6 +34,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.floating]
 Span = tuple[int, int]
+_Clipped = tuple[Floats, npt.NDArray[np.bool_]]
 
 #: The operators that have a name. MATLAB's `imresize` and antialiased bicubic are one linear operator as long as
 #: nothing is rounded between the axes and borders are replicated, as public LR pictures were made (newer MATLAB
@@ -47,6 +48,8 @@ _DECAY: Final = 21
 _TINY: Final = 1e-12
 # Samples from a border after which it isn't felt.
 _FAR: Final = 4 * _DECAY
+# The same of reducing.
+_BORDER: Final = 4
 # What a kernel lets through of a frequency is taken to be no less than this share of the most.
 _FAINTEST: Final = 1e-2
 # Columns that are worked on together, and always the same ones.
@@ -79,31 +82,18 @@ class Line:
 
         Only for whole scales.
         """
-        place = self._place(start, stop)
+        # Far from both borders all blocks of one length are alike.
+        place = min(start, _FAR), min(self.small - stop, _FAR), stop - start
         span = max(0, start - _DECAY), min(self.small, stop + _DECAY)
         if place not in self._inverses:
             self._inverses[place] = self._inverse(start, stop, span)
         return self._inverses[place], span
 
-    def clipped(self, start: int, stop: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    def clipped(self, start: int, stop: int) -> _Clipped:
         """Small samples [start, stop) of the large ones [s*start, s*stop) alone: (n, s*n), and which want no others.
 
         Only for whole scales.
         """
-        place = self._place(start, stop)
-        if place not in self._clips:
-            self._clips[place] = self._clip(start, stop)
-        return self._clips[place]
-
-    def _place(self, start: int, stop: int) -> tuple[int, int, int]:
-        """Far from both borders all blocks of one length are alike."""
-        return min(start, _FAR), min(self.small - stop, _FAR), stop - start
-
-    @cached_property
-    def _clips(self) -> dict[tuple[int, int, int], tuple[Floats, npt.NDArray[np.bool_]]]:
-        return {}
-
-    def _clip(self, start: int, stop: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
         scale = self.large // self.small
         matrix, (first, last) = self.reducing(start, stop)
         low, high = scale * start, scale * stop
@@ -238,7 +228,8 @@ class Reduction:
     def patch(self, shape: tuple[int, int], rows: Span, cols: Span) -> Patch:
         """The operator on small rows and columns [first, last) of a picture whose small size is `shape`."""
         if self.kernel is None:
-            return _SeparablePatch(self.line(shape[0]), self.line(shape[1]), rows, cols)
+            down, right = (_clipped(self.name, self.scale, *axis) for axis in zip(shape, (rows, cols), strict=True))
+            return _SeparablePatch(down, right)
         return _KernelPatch(self.kernel, self.scale, shape, rows, cols)
 
 
@@ -292,18 +283,35 @@ def _checked_scale(scale: int) -> int:
 
 @lru_cache(maxsize=16)
 def _line(name: str, scale: int, small: int) -> Line:
+    return _new_line(name, scale, small)
+
+
+def _new_line(name: str, scale: int, small: int) -> Line:
     if name == "box":
         index = np.arange(scale * small).reshape(small, scale)
         return Line(Taps(index, np.full((small, scale), 1 / scale)), scale * small)
     return resampling_line(scale * small, small)
 
 
+def _clipped(name: str, scale: int, small: int, span: Span) -> _Clipped:
+    """`Line.clipped` of a line with `small` samples."""
+    if min(span[0], small - span[1]) >= _BORDER:
+        return _inside(name, scale, span[1] - span[0])
+    return _line(name, scale, small).clipped(*span)
+
+
+@lru_cache(maxsize=64)
+def _inside(name: str, scale: int, length: int) -> _Clipped:
+    """The same of so many samples away from borders, where all are alike."""
+    return _new_line(name, scale, length + 2 * _BORDER).clipped(_BORDER, _BORDER + length)
+
+
 class _SeparablePatch:
     """Two dense matrices."""
 
-    def __init__(self, down: Line, across: Line, rows: Span, cols: Span) -> None:
-        self.down, whole_rows = down.clipped(*rows)
-        self.across, whole_cols = across.clipped(*cols)
+    def __init__(self, down: _Clipped, across: _Clipped) -> None:
+        self.down, whole_rows = down
+        self.across, whole_cols = across
         self.whole = whole_rows[:, None] & whole_cols
 
     def reduce(self, large: Floats) -> Floats:
