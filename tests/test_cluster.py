@@ -5,16 +5,20 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import ray.exceptions
@@ -400,9 +404,52 @@ def test_a_worker_tells_what_may_pass_from_what_is_final(folder: Path, monkeypat
     assert isinstance(worker.do(Whole(works["1.png"])), Result)
 
 
+HANGING = """
+import re, sys, time
+from pathlib import Path
+from superfine.cluster.schedule import Whole
+from superfine.cluster.task import Task
+from superfine.cluster.worker import Errand, Worker
+from superfine.route import Job
+from superfine.upscale import Result, Run
+
+def hang(run, item):
+    started = time.monotonic()
+    if item.source.name == "slow":  # but it moves on
+        while time.monotonic() - started < 4:
+            run._progress.advance(1)
+    if item.source.name == "hangs":
+        re.match("(a+)+$", "a" * 99 + "b")  # holds Python's lock until the sun is cold
+    return Result(item.source, item.output, "done")
+
+Run.alone = hang
+worker = Worker()
+worker.prepare(Errand.of(Job(model="nearest"), resume=True, overwrite=False, patience_minutes=2 / 60), (), 2.0)
+for name in sys.argv[1:]:
+    print(worker.do(Whole(Task(name, "out", 1, False))).status, flush=True)
+    if name == "idle":
+        time.sleep(3)
+"""
+
+
+def test_a_worker_on_which_nothing_moves_on_ends_itself() -> None:
+    command = [sys.executable, "-c", HANGING, "slow", "idle", "hangs", "never"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.stdout.split() == ["done", "done"]
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+    assert "in hang" in ended.stderr  # whoever reads its log sees where
+
+
+@pytest.mark.parametrize("patience", [0, -1, float("nan")])
+def test_a_patience_that_is_none_is_refused(patience: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--patience .* is not more than 0 minutes"):
+        upscale_on_cluster(str(tmp_path), str(tmp_path), patience_minutes=patience)
+
+
 def test_a_worker_says_where_and_what_it_is(folder: Path) -> None:
     worker = Worker()
-    assert worker.host().process == os.getpid()
+    assert worker.host().process == this_process()
     assert worker.unseen([str(folder), str(folder / "none")]) == [str(folder / "none")]
     kind = worker.prepare(Errand.of(Job(model="nearest"), resume=True, overwrite=False), (), 2.0)
     assert kind["superfine"] == superfine.__version__
@@ -424,6 +471,7 @@ class FakeActor:
 
     def __init__(self, ray: "FakeRay", node: str) -> None:
         self._ray, self.node, self.worker = ray, node, Worker()
+        self.number = sum(name == "host" for _, name, _ in ray.calls)
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=partial(self._answer, name))
@@ -492,7 +540,7 @@ class FakeRay:
         self.failing(actor, name)
         match name:
             case "host":
-                return Host("one", "boot", 1, (0, 1, 2, 3), superfine.__version__, 8e9)
+                return Host("one", "boot", f"00000000-{1 + actor.number}", (0, 1, 2, 3), superfine.__version__, 8e9)
             case "unseen":
                 return self.unseen.get(actor.node, [])
             case "unreached":
@@ -508,6 +556,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which addresses were looked at; all of them answer."""
     looked: list[str] = []
     monkeypatch.setattr("superfine.cluster.fleet._reach", looked.append)
+    monkeypatch.setattr("ray._raylet.GcsClient", lambda *, address: looked.append(address))
     return looked
 
 
@@ -553,8 +602,8 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (ConnectionError("Failed to connect"), r"no Ray cluster answers there \(Failed.*RAY_AUTH_MODE=token"),
-        (ray.exceptions.AuthenticationError("no token"), r"no token.*RAY_AUTH_MODE=token"),
+        (ConnectionError("Failed to connect"), r"no Ray cluster answers there \(Failed.*ray start --head"),
+        (ray.exceptions.AuthenticationError("no token"), r"6379: .*ask for a token .*RAY_AUTH_MODE=token"),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "the command isn't UTF-8.*rename it"),
     ],
 )
@@ -565,6 +614,77 @@ def test_why_a_cluster_cannot_be_used_is_said(error: Exception, words: str, monk
     monkeypatch.setattr("ray.init", init)
     with pytest.raises(UsageError, match=words), connected("10.0.0.1:6379"):
         pass
+
+
+def test_who_listens_and_never_answers_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def client(address: str) -> None:
+        raise ray.exceptions.RpcError("Timed out while waiting for GCS to become available.", rpc_code=4)
+
+    without_token(monkeypatch)
+    monkeypatch.setattr("ray._raylet.GcsClient", client)
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray itself was asked"))
+    with pytest.raises(UsageError, match=r"--address 10.0.0.1:6379: no Ray cluster answers there \(Timed out"):
+        connected("10.0.0.1:6379").__enter__()
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("ray.init", lambda **options: signal.signal(signal.SIGTERM, signal.SIG_IGN))  # as Ray does
+    with pytest.raises(KeyboardInterrupt) as stop, connected("10.0.0.1:6379"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.value.args == (signal.SIGTERM,)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def without_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/none")
+
+
+@pytest.mark.parametrize("mode", ["", "token"])
+def test_ray_itself_says_that_it_has_no_token_or_takes_the_one_that_it_finds(
+    mode: str, monkeypatch: pytest.MonkeyPatch, reached: list[str]
+) -> None:
+    """Ray's client would end the process where it has none, and not take one in another mode than `token`."""
+    without_token(monkeypatch)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        loader = SimpleNamespace(has_token=lambda *, ignore_auth_mode: False)
+        monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", SimpleNamespace(instance=lambda: loader))
+    else:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "theirs")
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda address: "10.0.0.1:6379")
+    monkeypatch.setattr("ray.init", lambda **options: None)
+    with connected("auto"):
+        pass
+    assert reached == []
+
+
+@pytest.mark.parametrize("token", ["", "another's"])
+@pytest.mark.parametrize("address", ["auto", "10.0.0.1:6379"])
+def test_a_token_that_is_missing_or_wrong_is_said_before_ray_asks_for_long(
+    address: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_token(monkeypatch)
+    loader = SimpleNamespace(has_token=lambda *, ignore_auth_mode: True)
+    if token:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", SimpleNamespace(instance=lambda: loader))
+    else:  # to ask it would have an effect on all that follows
+        monkeypatch.setattr("ray._raylet.AuthenticationTokenLoader", None)
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", lambda address: "10.0.0.1:6379")
+    asked: list[str] = []
+
+    def client(address: str) -> None:
+        asked.append(address)
+        raise ray.exceptions.AuthenticationError("InvalidAuthToken")
+
+    monkeypatch.setattr("ray._raylet.GcsClient", client)
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray itself was asked"))
+    with pytest.raises(UsageError, match=rf"--address {address}: .*ask for a token .*RAY_AUTH_MODE=token"):
+        connected(address).__enter__()
+    assert asked == ["10.0.0.1:6379"]
 
 
 def test_a_cluster_of_this_machine_asks_for_a_token_that_is_in_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -693,17 +813,35 @@ def test_a_late_node_may_have_a_little_less_memory(monkeypatch: pytest.MonkeyPat
     assert len(warned) == 1
 
 
+def test_a_worker_that_dies_before_it_has_begun_counts_for_the_memory_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._LOOK_SECONDS", -1)
+    monkeypatch.setattr("superfine.cluster.fleet._AGAIN_SECONDS", 0)
+    fake, warned = FakeRay(("a", 2)), list[str]()
+    deaths = [1]
+
+    def failing(actor: FakeActor, name: str) -> None:
+        if name == "host" and actor.number == 1 and deaths.pop():
+            raise ray.exceptions.RayActorError(error_msg="Worker exit type: SYSTEM_ERROR")
+
+    fake.failing = failing
+    with fleet(fake, warned, cores=1) as crew:
+        assert len([*mustered(crew), *mustered(crew)]) == 2
+    assert {given[2] for _, name, given in fake.calls if name == "prepare"} == {4.0}  # GB: half of what there is
+    assert warned == []
+
+
 def test_nodes_that_do_not_reach_the_stores_are_named() -> None:
     fake = FakeRay(("a", 1), ("b", 1))
     fake.unreached["b"] = "s3://archive/scans: there are no credentials for it"
     with (
-        pytest.raises(UsageError, match=r"s3://archive/scans: there are no credentials.*node b .*on every node"),
-        fleet(fake, cores=1, stores=(["s3://archive/scans"], "/out")) as crew,
+        pytest.raises(UsageError, match=r"s3://archive/scans: there are no credentials.*node b .*its keys, endpoint"),
+        fleet(fake, cores=1, places=(["s3://archive/scans"], "/out")) as crew,
     ):
         mustered(crew)
     assert ("a", "unreached", (["s3://archive/scans"], "/out")) in fake.calls
+    assert ("b", "kill", ()) in fake.calls
     fake.unreached.clear()
-    with fleet(fake, cores=1, stores=(["s3://archive/scans"], "/out")) as crew:
+    with fleet(fake, cores=1, places=(["s3://archive/scans"], "/out")) as crew:
         assert len(mustered(crew)) == 2
 
 
@@ -716,7 +854,7 @@ def test_a_node_is_not_left_out_where_its_store_is_away_when_a_worker_is_made_an
             raise ray.exceptions.RayActorError(error_msg="Worker exit type: SYSTEM_ERROR")
 
     fake.failing = failing
-    with fleet(fake, cores=1, stores=(["s3://archive/scans"], "/out")) as crew:
+    with fleet(fake, cores=1, places=(["s3://archive/scans"], "/out")) as crew:
         (joined,) = mustered(crew)
         crew.start(joined.worker, Whole(task("a.png")))
         assert [type(event) for event in (*mustered(crew), *crew.events(0))] == [Lost, Joined]
@@ -726,6 +864,42 @@ def test_a_worker_says_why_it_does_not_reach_a_store(tmp_path: Path) -> None:
     worker = Worker()
     assert worker.unreached([str(tmp_path)], "memory://bucket/out") == ""
     assert worker.unreached(["memory://bucket/none"], str(tmp_path)) == "memory://bucket/none: there is nothing there"
+
+
+def test_a_worker_says_why_it_cannot_write_before_anything_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, files = Worker(), fsspec.filesystem("memory")
+    assert worker.unreached([], str(tmp_path)) == ""
+    assert worker.unreached([], "memory://rights/out") == ""
+    assert not files.find("rights")
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse_to_write(*given: object, **options: object) -> None:
+        raise PermissionError(13, "Access Denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "rm_file", refuse_to_write)
+        assert worker.unreached([], "memory://rights/out") == ""  # who may not remove may still write
+    monkeypatch.setattr(type(files), "pipe_file", refuse_to_write)
+    words = worker.unreached([], "memory://rights/out")
+    assert re.match(
+        "memory://rights/out: access is refused: .*Access Denied; see that the credentials may .*write", words
+    )
+    monkeypatch.setattr(Path, "touch", refuse_to_write)
+    words = worker.unreached([], str(tmp_path))
+    assert words == f"{tmp_path}: can't be written to: Access Denied; choose another place with -o"
+
+
+def test_a_folder_that_a_node_cannot_write_to_ends_the_run(tmp_path: Path) -> None:
+    fake = FakeRay(("a", 1), ("b", 1))
+    fake.unreached["b"] = f"{tmp_path}: can't be written to: Permission denied; choose another place with -o"
+    with (
+        pytest.raises(UsageError, match=r"can't be written to: .*so says node b .*the right to write"),
+        fleet(fake, cores=1, places=([], str(tmp_path)), folder=tmp_path) as crew,
+    ):
+        mustered(crew)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nodes_that_do_not_see_the_folders_are_named(tmp_path: Path) -> None:
@@ -829,6 +1003,69 @@ def test_a_dead_worker_is_told_of_and_made_anew() -> None:
     assert warned == ["a worker on node a (10.0.0.1) died: it was killed, or crashed"]
 
 
+def half_written(folder: Path, process: str) -> Path:
+    """What a worker leaves that is killed while it writes."""
+    half = folder / f".a.png.{process}.part"
+    half.write_bytes(b"half")
+    return half
+
+
+def test_what_a_dead_worker_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    fake, work = FakeRay(("a", 2)), Whole(replace(task("a.png"), output=str(tmp_path / "a.png")))
+
+    def failing(actor: FakeActor, name: str) -> None:
+        if name == "do":
+            raise ray.exceptions.RayActorError(error_msg="Worker exit type: SYSTEM_ERROR")
+
+    fake.failing = failing
+    with fleet(fake, cores=1) as crew:
+        first, second = (crew._members[event.worker] for event in mustered(crew) if isinstance(event, Joined))
+        assert first.host is not None
+        assert second.host is not None
+        theirs, other = half_written(tmp_path, first.host.process), half_written(tmp_path, second.host.process)
+        crew.start(first.slot.worker, work)
+        assert isinstance(crew.events(0)[0], Lost)
+        assert (theirs.exists(), other.exists()) == (False, True)
+        half_written(tmp_path, first.host.process)  # its node was only out of reach
+    assert (theirs.exists(), other.exists()) == (False, True)
+
+
+def test_what_workers_were_writing_when_the_run_is_stopped_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superfine.cluster.fleet._END_SECONDS", 0)
+    fake, work = FakeRay(("a", 2)), Whole(replace(task("a.png"), output=str(tmp_path / "a.png")))
+    with pytest.raises(KeyboardInterrupt), fleet(fake, cores=1) as crew:
+        first, second = (crew._members[event.worker] for event in mustered(crew) if isinstance(event, Joined))
+        assert first.host is not None
+        assert second.host is not None
+        theirs, other = half_written(tmp_path, first.host.process), half_written(tmp_path, second.host.process)
+        fake.silent = True
+        crew.start(first.slot.worker, work)
+        raise KeyboardInterrupt
+    assert (theirs.exists(), other.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(0.0, True), (60.0, False)])
+def test_a_death_after_all_patience_may_have_been_for_that(minutes: float, told: bool) -> None:
+    fake = FakeRay(("a", 1))
+
+    def failing(actor: FakeActor, name: str) -> None:
+        if name == "do":
+            raise ray.exceptions.RayActorError(error_msg="Worker exit type: SYSTEM_ERROR")
+
+    fake.failing = failing
+    warned: list[str] = []
+    errand = Errand(Job(model="nearest"), patience_minutes=minutes)
+    with Fleet(fake, errand, Needs(cores=1), warned.append) as crew:  # type: ignore[arg-type]
+        (joined,) = mustered(crew)
+        crew.start(joined.worker, Whole(task("a.png")))
+        (lost,) = crew.events(0)
+    assert isinstance(lost, Lost)
+    assert lost.words.endswith("or nothing moved on in it for 0 minutes (--patience)") == told
+    assert warned == [lost.words.replace("its worker", "a worker")]
+
+
 def test_workers_that_never_start_end_the_run_with_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("superfine.cluster.fleet._LOOK_SECONDS", -1)
     monkeypatch.setattr("superfine.cluster.fleet._AGAIN_SECONDS", 0)
@@ -868,6 +1105,29 @@ def test_report_counts_and_keeps_only_so_much() -> None:
     assert (report.failed, report.done, report.skipped) == (350, 2, 0)
     assert len(report.failures) == 100
     assert report.notes == {"grey": (2, ["a.png", "b.png"])}
+
+
+def test_a_whole_run_counts_each_file_once_and_names_what_leads_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("b.png", "c.png"):
+        Image.fromarray(noise(8, 9, 3)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").touch()
+    for name in ("a.png", "d.png"):
+        (tmp_path / "in" / name).symlink_to("b.png")
+    fake = FakeRay(("a", 2))
+    monkeypatch.setattr("superfine.cluster.fleet.connected", lambda address: nullcontext(fake))
+    report = upscale_on_cluster(
+        str(tmp_path / "in"), f"file://{tmp_path}/out", job=Job(model="nearest"), progress=ClusterTerminal()
+    )
+    assert (report.listed, report.done, report.failed, report.skipped, report.ignored) == (2, 2, 0, 0, 3)
+    made = [Path(given[0].task.source).name for _, name, given in fake.calls if name == "do"]
+    assert sorted(made) == ["a.png", "c.png"]
+    said = capsys.readouterr().err
+    assert f"made by another name: {tmp_path}/in/b.png, {tmp_path}/in/d.png\n" in said
+    looked = {given[1] for _, name, given in fake.calls if name == "unreached"}
+    assert looked == {str(tmp_path)}, "where the folder for results will be made"
 
 
 def test_totals_grow_on_a_terminal_and_failures_are_named_when_they_happen(

@@ -33,7 +33,9 @@ def unplugged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with s3_running() as environment:
-        for name, value in {**environment, "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        # Ray gives way to whatever else runs on the machine, and kills what it thinks takes too much of its memory.
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
+        for name, value in (environment | quiet).items():
             monkeypatch.setenv(name, value)
         files = fsspec.filesystem("s3", use_listings_cache=False)
         files.mkdir("cluster-stores")
@@ -77,11 +79,12 @@ def run(*, kill_after: int = 0) -> tuple[list[dict[str, Any]], dict[str, Any], s
     command += ["--per-actor-cpus", "1", "--model", "nearest", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     assert process.stdout is not None
-    lines = [json.loads(process.stdout.readline()) for _ in range(kill_after)]
+    begun = [process.stdout.readline() for _ in range(kill_after)]
     if kill_after:
+        assert all(begun), process.communicate()
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     said, errors = process.communicate(timeout=LONGEST_SECONDS)
-    *lines, last = [*lines, *(json.loads(line) for line in said.splitlines())]
+    *lines, last = [json.loads(line) for line in [*begun, *said.splitlines()]]
     assert last["done"] + last["failed"] + last["skipped"] == last["listed"]
     return lines, last, errors
 
@@ -107,14 +110,12 @@ def test_a_killed_actor_loses_nothing_in_a_store(store: Any, tmp_path: Path) -> 
     assert notes == {f"{NOTES}/{name}.json" for name in alone if not name.endswith(".superfine.json")}
     for name, content in alone.items():
         assert store.cat_file(f"cluster-stores/out/{name}") == content, name
-    again, last, errors = run()
-    assert (last["skipped"], last["failed"]) == (9, 1), errors
-    (failed,) = [line for line in again if line["status"] == "failed"]
-    assert "s3://cluster-stores/in/bad.png: not a picture" in json.dumps(failed)
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (9, 10, 3), np.uint8)).save(buffer, "png")
     store.pipe_file("cluster-stores/in/0.png", buffer.getvalue())
-    _, last, errors = run()
+    again, last, errors = run()
     assert (last["done"], last["skipped"], last["failed"]) == (1, 8, 1), errors
+    (failed,) = [line for line in again if line["status"] == "failed"]
+    assert "s3://cluster-stores/in/bad.png: not a picture" in json.dumps(failed)
     with Image.open(io.BytesIO(store.cat_file("cluster-stores/out/0.png"))) as picture:
         assert picture.size == (20, 18)

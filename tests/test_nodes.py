@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from ports import held_port
 from superfine.cli import app
 from superfine.cli_train import _Lines, _Silence
 from superfine.errors import TrainingError
@@ -26,6 +26,7 @@ from superfine.train.loop import train
 from superfine.train.nodes import StoppedError, ToldError, agree, goes_on, open_fabric, refuse, same_folder, together
 from superfine.train.pretrained import STATE, read_state
 
+LONGEST_SECONDS = 600
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cluster"
 RECIPE = """
 net = "plain-16x11"
@@ -84,12 +85,6 @@ def job(tmp_path_factory):
     return root
 
 
-def free_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 def words(job, run):
     return ["train", str(job / "tiny.toml"), "--data", str(job), "--run", str(run)]
 
@@ -107,9 +102,9 @@ def begun(command, **more):
 def two_nodes(*commands):
     """Two torchruns, as on two nodes; (exit status, output) of each."""
     meeting = ("--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d")
-    meeting += ("--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1")
+    meeting += ("--rdzv-endpoint", f"127.0.0.1:{held_port()}", "--local-addr", "127.0.0.1")
     agents = [begun([*torchrun(*meeting), *command]) for command in commands]
-    told = [agent.communicate(timeout=120)[0] for agent in agents]
+    told = [agent.communicate(timeout=LONGEST_SECONDS)[0] for agent in agents]
     return [(agent.returncode, text) for agent, text in zip(agents, told, strict=True)]
 
 
@@ -181,7 +176,7 @@ def test_a_critic_and_a_teacher_in_two_processes(job, tmp_path):
     alone = torchrun("--standalone", "--nproc-per-node", 2)
     options = [word for change in changes for word in ("--set", change)]
     agent = begun([*alone, "-m", "superfine", *words(job, tmp_path / "two"), *options])
-    said, _ = agent.communicate(timeout=120)
+    said, _ = agent.communicate(timeout=LONGEST_SECONDS)
     assert agent.returncode == 0, said
     other = read_state(tmp_path / "two" / STATE)
     assert_same(one.net.state_dict(), other["net"], partial(nearly, part=1e-4))
@@ -194,7 +189,7 @@ def test_a_killed_worker_is_made_up_for_to_the_bit(job, two, tmp_path):
     run = tmp_path / "run"
     alone = torchrun("--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
     agent = begun([*alone, str(tmp_path / "killed.py"), *words(job, run)])
-    said, _ = agent.communicate(timeout=120)
+    said, _ = agent.communicate(timeout=LONGEST_SECONDS)
     assert agent.returncode == 0, said
     assert "Signal 9 (SIGKILL)" in said or "exitcode: -9" in said, said
     assert_same(learned(run), learned(two[0]), same_bits)
@@ -207,7 +202,7 @@ def test_a_restart_does_not_take_over_a_run_that_was_there(job, two):
     before = (two[0] / STATE).read_bytes()
     alone = torchrun("--standalone", "--nproc-per-node", 1, "--max-restarts", 1)
     agent = begun([*alone, "-m", "superfine", *words(job, two[0])])
-    said, _ = agent.communicate(timeout=120)
+    said, _ = agent.communicate(timeout=LONGEST_SECONDS)
     assert agent.returncode == 1
     assert said.count("holds a run already; --resume goes on with it") == 2, said
     assert (two[0] / STATE).read_bytes() == before
@@ -230,12 +225,12 @@ def test_asked_to_end_all_save_one_step(job, two, tmp_path):
     run = tmp_path / "run"
     alone = torchrun("--standalone", "--nproc-per-node", 2)
     agent = begun([*alone, tmp_path / "terminated.py", *words(job, run)])
-    said, _ = agent.communicate(timeout=120)
+    said, _ = agent.communicate(timeout=LONGEST_SECONDS)
     assert agent.returncode != 0
     assert said.count("stopped after step 8, which is saved; --resume goes on from there") == 1, said
     assert read_state(run / STATE)["step"] == 8
     agent = begun([*alone, "-m", "superfine", *words(job, run), "--resume"])
-    said, _ = agent.communicate(timeout=120)
+    said, _ = agent.communicate(timeout=LONGEST_SECONDS)
     assert agent.returncode == 0, said
     assert_same(learned(run), learned(two[0]), same_bits)
 
@@ -248,7 +243,7 @@ def test_the_file_for_ray_train(job, two, tmp_path):
     pytest.importorskip("ray.train", reason="needs ray[train]", exc_type=ImportError)
     command = [sys.executable, EXAMPLES / "ray_train.py", job / "tiny.toml", "--data", job, "--run", tmp_path / "run"]
     script = begun([*map(str, command), "--workers", "2", "--address", "local"])
-    said, _ = script.communicate(timeout=180)
+    said, _ = script.communicate(timeout=LONGEST_SECONDS)
     assert script.returncode == 0, said
     assert said.count("10 of 10: loss ") == 1, said
     assert_same(learned(tmp_path / "run"), learned(two[0]), same_bits)
@@ -266,7 +261,8 @@ def soon(seconds):
 
 def as_slurm(folder, **more):
     ours = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
-    job = {"SLURM_JOB_ID": str(free_port() % 10000), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    number = str(os.getpid() % 10000)  # whose port, from 20000 on, is none that a system gives by itself
+    job = {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
     return {**os.environ, **job, "PATH": ours, "OMP_NUM_THREADS": "1", **more}
 
 
@@ -282,7 +278,7 @@ def test_the_file_for_slurm(job, two, tmp_path):
         env=as_slurm(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONGEST_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -307,6 +303,16 @@ def test_a_slurm_job_out_of_time_queues_again(tmp_path, status, seconds_left, qu
     assert started[-len(verb) - 2 :] == [*verb, "--set", "seed=1"]
     assert started[started.index("--nproc-per-node") + 1] == "4"
     assert started[started.index("--rdzv-endpoint") + 1] == "node1:22345"
+
+
+@pytest.mark.parametrize("told", ["echo N/A", "echo Unknown", "true", "false"])
+def test_a_slurm_job_without_an_end_that_is_known_does_not_queue_again(tmp_path, told):
+    put_stub(tmp_path, "scontrol", f'[ "$1" = requeue ] && echo "$@" > {tmp_path}/asked; echo node1')
+    put_stub(tmp_path, "srun", "exit 7")
+    put_stub(tmp_path, "squeue", told)
+    command = ["bash", EXAMPLES / "slurm-train.sh", "recipe.toml", "data", "run"]
+    done = subprocess.run(command, env=as_slurm(tmp_path), capture_output=True, text=True, check=False)
+    assert (done.returncode, (tmp_path / "asked").exists(), done.stderr) == (7, False, "")
 
 
 def test_the_file_for_slurm_says_what_is_missing(tmp_path):
@@ -464,8 +470,10 @@ def test_a_folder_that_others_do_not_see(tmp_path, monkeypatch):
         ({"WORLD_SIZE": "3"}, "a batch of 4 can't be shared by 3 processes; make it a multiple"),
         ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "3"}, "3 of 4 processes are on .*; start equally many on each node"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "srun started 2 processes that don't know of one another; let it start torch"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' in the environment is no number of processes"),
+        ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE='' in the environment is no number of processes"),
     ],
-    ids=["batch", "nodes", "srun"],
+    ids=["batch", "nodes", "srun", "word", "nothing"],
 )
 def test_processes_that_can_not_train_together(job, monkeypatch, environment, sentence):
     for name, value in environment.items():

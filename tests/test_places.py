@@ -1,5 +1,6 @@
 """Object stores as places of a cluster's run: moto plays S3 over HTTP; fsspec's memory is a store of another make."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
+import boto3
 import fsspec
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ import superfine
 from stores import s3_running, this_machine_only
 from superfine import Job
 from superfine.atomic import this_process
-from superfine.cluster.places import NOTES, check_places, do, fingerprint, list_tasks
+from superfine.cluster.places import NOTES, check_output, check_places, do, fingerprint, list_tasks, remove_left
 from superfine.cluster.task import Ignored, Task
 from superfine.errors import MissingExtraError, OutputError, SourceError, UsageError
 from superfine.listing import Item, list_sources
@@ -538,6 +541,42 @@ def test_without_credentials(
         do(task, Work(), options="x2")
 
 
+def _asking_who_asks(endpoint: str, free: str) -> str:
+    """Have the store look at rights after so many requests; returns after how many it did so far."""
+    asked = Request(f"{endpoint}/moto-api/reset-auth", free.encode(), {"Content-Type": "text/plain"}, method="POST")  # noqa: S310 - our own
+    with urlopen(asked) as answer:  # noqa: S310
+        return str(json.load(answer)["PREVIOUS_INITIAL_NO_AUTH_ACTION_COUNT"])
+
+
+def test_who_may_read_and_not_write_is_told_so(
+    bucket: Store, server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    bucket.put("in/a.png", b"x")
+    url = server["AWS_ENDPOINT_URL_S3"]
+    rights = boto3.client("iam", endpoint_url=url)
+    rights.create_user(UserName="reader")
+    allowed = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket", "s3:HeadBucket"], "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    rights.put_user_policy(UserName="reader", PolicyName="reads", PolicyDocument=policy)
+    key = rights.create_access_key(UserName="reader")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    s3fs.S3FileSystem.clear_instance_cache()
+    request.addfinalizer(s3fs.S3FileSystem.clear_instance_cache)
+    before = _asking_who_asks(url, "0")
+    try:
+        check_places([f"{bucket.url}/in"], f"{bucket.url}/out")
+        with pytest.raises(OutputError, match=f"{bucket.url}/out: access is refused: Access Denied; see that the cred"):
+            check_output(f"{bucket.url}/out")
+    finally:
+        _asking_who_asks(url, before)
+
+
+def test_who_may_write_leaves_nothing_behind(bucket: Store) -> None:
+    check_output(f"{bucket.url}/out")
+    assert bucket.files.find(bucket.url) == []
+
+
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingExtraError, match=r"pip install '\.\[cluster\]'"):
@@ -573,6 +612,25 @@ def test_folders_of_frames_are_no_matter_of_stores(bucket: Store, source: str) -
     job = replace(NEAREST, as_clip="%" not in source)
     with pytest.raises(UsageError, match="folders of frames aren't taken from or to a store; copy them into a folder"):
         list_tasks([source.format(bucket.url)], f"{bucket.url}/out", job)
+
+
+@pytest.mark.parametrize("source", ["/in/film.mkv", "s3://archive/in/film.mkv"])
+@pytest.mark.parametrize("moves", [True, False])
+def test_what_a_dead_worker_was_writing_is_removed_wherever_it_wrote(tmp_path: Path, source: str, moves: bool) -> None:
+    process, other = "00000000-4711", "00000000-4712"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / NOTES).mkdir(parents=True)
+    (tmp_path / "out" / ".film.mkv.segments").mkdir()
+    (tmp_path / "out" / "film.mkv").symlink_to("../elsewhere/film.mkv")
+    names = ("elsewhere/.film.mkv", "out/.film.mkv.segments/.000001.mkv", f"out/{NOTES}/.film.mkv.json")
+    for name in names:
+        for who in (process, other):
+            (tmp_path / f"{name}.{who}.part").touch()
+    out = str(tmp_path / "out")
+    remove_left(Task(source, f"{out}/film.mkv", 1, moves=moves, journal=out), process)
+    left = [name for name in names if (tmp_path / f"{name}.{process}.part").exists()]
+    assert left == [name for name, gone in zip(names, (True, moves, "://" in source), strict=True) if not gone]
+    assert all((tmp_path / f"{name}.{other}.part").exists() for name in names)
 
 
 def test_the_fingerprint_is_that_of_contents(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_everything_comes_once_and_in_order(count: int) -> None:
         assert spool.take() is None
 
 
+def test_other_names_of_files_are_counted_and_the_first_are_kept() -> None:
+    given = [Ignored("notes.txt"), *_tasks(2), *(Ignored(f"{name}.png", twin=True) for name in "abcde")]
+    with Spool(iter(given)) as spool:
+        assert len(list(_all(spool))) == 2
+        assert (spool.ignored, spool.twins, spool.twin_count) == (6, ["a.png", "b.png", "c.png"], 5)
+
+
 def test_names_come_back_as_they_are() -> None:
     names = ["gr\udcfc\n.png", 'a"\\b\x00', "\u5c0f\U0001f600", "s3://a/b c%20?#.png", " "]
     given = [Task(name, name, 1, moves=False, problem=name, journal=name) for name in names]

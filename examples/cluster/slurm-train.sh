@@ -32,8 +32,10 @@ srun --kill-on-bad-exit=1 torchrun \
     -- -m superfine train "$recipe" --data "$data" --run "$run" --resume "$@" || status=$?
 
 # SIGTERM, two or three minutes before the time is up, has let the run save its state: the job queues again and goes on.
-ends=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e)
-if [ "$status" -ne 0 ] && [ $(($(date --date "$ends" +%s) - $(date +%s))) -lt 240 ]; then
+ends=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %e || true)
+# Whose time has no end, or isn't told, doesn't run out of it: else whatever fails would queue again for ever.
+ends=$(date --date "${ends:-none}" +%s 2> /dev/null || date --date tomorrow +%s)
+if [ "$status" -ne 0 ] && [ $((ends - $(date +%s))) -lt 240 ]; then
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -1,5 +1,6 @@
 """`superfine cluster`: the same job as `upscale`, on all machines of a Ray cluster."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -82,6 +83,15 @@ def cluster(
     tries: Annotated[
         int, typer.Option(min=1, help="So often is a picture tried that takes its worker along, or can't be read.")
     ] = 3,
+    patience: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            metavar="MINUTES",
+            help="A worker on which nothing moves on for so long, as in a decoder that hangs, is given up; it counts as"
+            " a try.",
+        ),
+    ] = 360,
     mixed: Annotated[
         bool,
         typer.Option("--mixed", help="Take nodes of several kinds; their results agree within one level of 255."),
@@ -154,13 +164,14 @@ def cluster(
                 cores_per_worker=per_actor_cpus,
                 gpus_per_worker=gpus_per_actor,
                 tries=tries,
+                patience_minutes=patience,
                 mixed=mixed,
                 resume=resume,
                 overwrite=overwrite,
                 progress=listener,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         typer.echo("superfine: stopped; what is finished stays, and the same command goes on with the rest", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
     listener.total(report)
     raise typer.Exit(1 if report.failed else 0)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from superfine.cluster.stores import is_url
-from superfine.cluster.task import Task
+from superfine.cluster.stores import is_url, plain
+from superfine.cluster.task import PATIENCE_MINUTES, Task
 from superfine.errors import EngineError, OutputError, UsageError
+from superfine.listing import said_of_twins
 from superfine.route import Job
 from superfine.upscale import Progress, Result
 
@@ -36,7 +37,7 @@ class ClusterReport:
     skipped: int = 0
     """Done by an earlier run, and unchanged."""
     ignored: int = 0
-    """Files that are neither pictures nor videos."""
+    """Files that are neither pictures nor videos, and other names of those that are listed."""
     failures: list[str] = field(default_factory=list)
     """Of the first hundred that failed, each with its name and why."""
     notes: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
@@ -76,6 +77,7 @@ def upscale_on_cluster(
     cores_per_worker: int | None = None,
     gpus_per_worker: float | None = None,
     tries: int = 3,
+    patience_minutes: float = PATIENCE_MINUTES,
     mixed: bool = False,
     resume: bool = True,
     overwrite: bool = False,
@@ -88,8 +90,9 @@ def upscale_on_cluster(
     which goes on with what this began, and the other way round. address: `auto`, `local` or HOST:PORT.
     cores_per_worker: as many as every node has, up to 4, by default. gpus_per_worker: 1 with the engine cuda, else
     none, by default. tries: how often an item is begun that takes its worker along or can't be read just now; then it's
-    set aside, as failed. mixed: workers may be of several kinds, whose results agree within one level of 255; else all
-    give the same bits.
+    set aside, as failed. patience_minutes: a worker on which nothing moves on for so long, no tile and no frame, is
+    given up, and what it had counts as tried. mixed: workers may be of several kinds, whose results agree within one
+    level of 255; else all give the same bits.
     Raises UsageError, ModelError or EngineError where nothing can be done at all, MissingExtraError without Ray.
     """
     from superfine.cluster.fleet import Fleet, Needs, connected
@@ -102,6 +105,8 @@ def upscale_on_cluster(
     job, progress = job or Job(), progress or ClusterProgress()
     if tries < 1:
         raise UsageError(f"--tries {tries} is not 1 or more")
+    if not patience_minutes > 0:
+        raise UsageError(f"--patience {patience_minutes} is not more than 0 minutes")
     given = [sources] if isinstance(sources, str) else list(sources)
     if "" in (*given, output):  # as a path it would be the present folder
         raise UsageError("a name is empty; `.` is the present folder")
@@ -112,13 +117,13 @@ def upscale_on_cluster(
     # Other engines may be there on the nodes alone.
     job = replace(Workshops(replace(job, engine="openvino")).job, engine=job.engine)
     tasks = list_tasks(given, output, job)
-    errand = Errand.of(job, resume=resume, overwrite=overwrite)
+    errand = Errand.of(job, resume=resume, overwrite=overwrite, patience_minutes=patience_minutes)
     needs = Needs(
         cores=cores_per_worker,
         gpus=gpus_per_worker if gpus_per_worker is not None else float(job.engine == "cuda"),
         mixed=mixed,
         paths=[name for name in given if os.path.exists(name)],
-        stores=(given, output) if any(map(is_url, (*given, output))) else None,
+        places=(given, output if folder is None else str(folder)),
         folder=folder,
     )
     report = ClusterReport()
@@ -142,6 +147,8 @@ def upscale_on_cluster(
             so_far = f"{report.done:,} done, {report.skipped:,} skipped, {report.failed:,} failed"
             raise EngineError(f"{error} (so far {so_far} of {spool.listed:,} listed)") from error
         report.listed, report.ignored = spool.listed, spool.ignored
+        if spool.twins:
+            progress.warn(said_of_twins(spool.twins, spool.twin_count))
     if report.done + report.failed + report.skipped != report.listed:
         raise AssertionError(f"{report} doesn't add up; report this")
     return report
@@ -159,4 +166,5 @@ def _nearest(output: str) -> Path:
 
 
 def _whole(name: str) -> str:
+    name = plain(name)
     return name if is_url(name) else os.path.abspath(name)

@@ -8,20 +8,23 @@ import os
 import queue
 import re
 import secrets
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final, Self
+from types import FrameType, ModuleType
+from typing import Any, Final, NoReturn, Self
 
-from superfine.atomic import has_ended, this_process
+from superfine.atomic import has_ended
+from superfine.cluster.places import remove_left, show
 from superfine.cluster.schedule import Event, Finished, Joined, Lost, Trouble, Work
 from superfine.cluster.worker import Errand, Host, Worker
-from superfine.errors import EngineError, MissingExtraError, OutputError, SuperfineError, UsageError
+from superfine.errors import EngineError, MissingExtraError, SuperfineError, UsageError
 
 __all__ = ["Fleet", "Needs", "connected"]
 
@@ -41,16 +44,22 @@ _LONGEST_SECONDS: Final = 60.0
 _MOST_STARTS: Final = 6
 # More cores hardly make one picture quicker, and several pictures at once keep them all busy.
 _MOST_CORES: Final = 4
-# For workers to clean up behind them.
+# For workers to clean up behind them, and to end once they are killed.
 _CLOSE_SECONDS: Final = 5.0
+_END_SECONDS: Final = 2.0
+_END_PAUSE_SECONDS: Final = 0.02
 # For an answer from a cluster's head.
 _LISTEN_SECONDS: Final = 10.0
 # How often, each a second after the last, a head that isn't there is looked for before the run ends; Ray itself would
 # end the process after a minute without a word.
 _HEAD_LOOKS: Final = 10
 _HEAD_PAUSE_SECONDS: Final = 1.0
-# How what shows a folder to the nodes is called, before whose it is.
-_SEEN: Final = ".superfine-seen-"
+# What is said to who has no token.
+_UNKNOWN: Final = (
+    "the cluster's nodes ask for a token that isn't given here (they do where ~/.ray/auth_token is there, or"
+    " RAY_AUTH_MODE=token is set); set RAY_AUTH_MODE=token, and put their token into RAY_AUTH_TOKEN or"
+    " ~/.ray/auth_token"
+)
 # For what `local` keeps of networks that travel.
 _LOCAL_STORE_BYTES: Final = 200_000_000
 
@@ -66,8 +75,8 @@ class Needs:
     """Workers may be of several kinds."""
     paths: Sequence[str] = ()
     """What every node must see."""
-    stores: tuple[Sequence[str], str] | None = None
-    """Sources and output which every node must reach, where some of them are in object stores."""
+    places: tuple[Sequence[str], str] | None = None
+    """Sources, and the folder that is there or the URL for the output: what every node must reach, and write to."""
     folder: Path | None = None
     """Where every node must see a file that is written here; a folder that is there."""
 
@@ -75,12 +84,14 @@ class Needs:
 class connected:  # noqa: N801 - a verb, as `suppress` is
     """Ray, for the time of a run: a cluster that runs already, or one of this machine alone.
 
+    In the main thread SIGTERM raises KeyboardInterrupt within, with its number, so that nothing is left half written.
     address: `auto`, `local` or HOST:PORT. Raises MissingExtraError without Ray, UsageError where there's no cluster.
     """
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._set: list[str] = []
+        self._handler = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def __enter__(self) -> ModuleType:
         if self._address == "local":
@@ -92,6 +103,8 @@ class connected:  # noqa: N801 - a verb, as `suppress` is
         elif self._address != "auto":
             _check_listening(self._address)
         ray = _ray()
+        if self._address != "local":
+            _check_answer(ray, self._address)
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self._address == "local":
             from superfine.engine import cores
@@ -107,19 +120,29 @@ class connected:  # noqa: N801 - a verb, as `suppress` is
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             ray.shutdown()
             words = " ".join(str(error).split())[:300]
-            cure = (
-                "start one with `ray start --head`, or take --address local; where its nodes ask for a token, as they"
-                " do where ~/.ray/auth_token is there, set RAY_AUTH_MODE=token and give the same token here"
-            )
+            cure = "start one with `ray start --head`, or take --address local"
+            if isinstance(error, ray.exceptions.AuthenticationError):
+                raise UsageError(f"--address {self._address}: {_UNKNOWN}") from error
             if self._address == "auto" and isinstance(error, ConnectionError):
                 raise UsageError(f"--address auto: no Ray cluster runs here; {cure}") from error
             raise UsageError(f"--address {self._address}: no Ray cluster answers there ({words}); {cure}") from error
+        _on_terminate(_stop)  # Ray has set a handler of its own
         return ray
 
     def __exit__(self, *error: object) -> None:
         _ray().shutdown()
+        _on_terminate(self._handler)
         for name in self._set:
             os.environ.pop(name, None)
+
+
+def _on_terminate(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def _check_listening(address: str) -> None:
@@ -135,6 +158,37 @@ def _check_listening(address: str) -> None:
         _reach(address)
     except (OSError, OverflowError) as error:
         raise UsageError(f"--address {address}: nobody listens there ({error}); give what `ray start` says") from error
+
+
+def _check_answer(ray: ModuleType, address: str) -> None:
+    """Raise UsageError where a cluster wants another token than is given here, or doesn't answer.
+
+    `ray.init` would ask for a token for 20 seconds, and for an answer for minutes.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+
+        # Whoever looks for a token in any other mode has it from then on, and wants it from a cluster that has none.
+        if mode == "token" and not ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+            return  # `ray.init` says it at once
+        if address == "auto" and not mode and _has_token():
+            return  # `ray.init` takes it
+        if (head := canonicalize_bootstrap_address(address)) is not None:
+            ray._raylet.GcsClient(address=head)
+    except ray.exceptions.AuthenticationError as error:
+        raise UsageError(f"--address {address}: {_UNKNOWN}") from error
+    except ray.exceptions.RpcError as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster answers there ({error}); give what `ray start` says"
+        ) from error
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError, ImportError, AttributeError):
+        return  # `ray.init` says it; these parts of Ray are its own
+
+
+def _has_token() -> bool:
+    told = not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.isdisjoint(os.environ)
+    return told or Path("~/.ray/auth_token").expanduser().exists()
 
 
 def _reach(address: str) -> None:
@@ -186,21 +240,16 @@ class _Member:
     asked: bool = False
     """To open its networks."""
     ready: bool = False
+    work: Work | None = None
+    """What it has at this moment."""
+    since: float = 0.0
+    """When it got that."""
 
 
-def _shown(folder: Path) -> Path:
-    """A hidden file by which others know a folder; those of killed runs are removed. Raises OutputError."""
-    for left in folder.glob(f"{_SEEN}*"):
-        if has_ended(left.name.removeprefix(_SEEN)):
-            with suppress(OSError):
-                left.unlink()
-    token = folder / f"{_SEEN}{this_process()}"
-    try:
-        token.touch()
-    except OSError as error:
-        words = f"{folder}: can't be written to: {error.strerror}; choose another place with -o"
-        raise OutputError(words) from error
-    return token
+def _remove_half(member: _Member) -> None:
+    """What a dead worker was writing."""
+    if member.work is not None and member.host is not None:
+        remove_left(member.work.task, member.host.process)
 
 
 def _together(one: _Member, other: _Member) -> bool:
@@ -223,11 +272,14 @@ class Fleet:
         self._errand = ray.put(errand)
         # Of each worker. Tiles go by it, and videos' pieces by the tiles, so it is the same for all.
         self._memory_gb = self._memory_given = errand.job.memory_gb
+        self._patience = errand.patience_minutes
         self._version = _own_version()
         self._cores = needs.cores or 1
         self._actor: Any = None
         self._slots: dict[str, list[_Slot]] = {}
         self._members: dict[str, _Member] = {}
+        self._dead: list[_Member] = []
+        """Those that died at work."""
         self._number = 0
         # What calls of actors gave: who, which call, and the answer.
         self._answers: queue.SimpleQueue[tuple[str, str, Future[Any]]] = queue.SimpleQueue()
@@ -261,7 +313,7 @@ class Fleet:
                 f" the largest has {most:g}"
             )
         if self._needs.folder is not None:
-            self._token = _shown(self._needs.folder)
+            self._token = show(self._needs.folder)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -276,10 +328,13 @@ class Fleet:
         for member in self._members.values():
             with suppress(Exception):
                 self._ray.kill(member.actor)
+        self._remove_halves()
 
     # ---- the crew
 
     def start(self, worker: str, work: Work) -> None:
+        member = self._members[worker]
+        member.work, member.since = work, time.monotonic()
         self._call(worker, "do", work)
 
     def events(self, seconds: float) -> list[Event]:
@@ -317,6 +372,8 @@ class Fleet:
         if member is None:
             return []
         error = answer.exception()
+        if error is None or not self._is_dead(error):
+            member.work = None
         if error is not None and not self._is_dead(error):
             cause = getattr(error, "cause", None)
             if call != "do":
@@ -365,8 +422,8 @@ class Fleet:
             )
             return
         # A node that has reached its stores isn't left out because one is away for a moment.
-        if self._needs.stores is not None and member.slot.node not in self._reaching:
-            self._call(worker, "unreached", *self._needs.stores)
+        if self._needs.places is not None and member.slot.node not in self._reaching:
+            self._call(worker, "unreached", *self._needs.places)
         else:
             member.seen = True
 
@@ -374,8 +431,8 @@ class Fleet:
         if words:
             self._refuse(
                 worker,
-                f"{words} (so says {member.slot.name}; keys, the endpoint and packages for a store must be there on"
-                " every node, for whoever starts Ray)",
+                f"{words} (so says {member.slot.name}; whoever starts Ray there needs the right to write, and for a"
+                " store its keys, endpoint and packages)",
             )
             return
         self._reaching.add(member.slot.node)
@@ -409,8 +466,10 @@ class Fleet:
     def _all(self, reached: Callable[[_Member], bool]) -> bool:
         """Whether all workers have come so far; some are enough once the others have had their time."""
         states = [reached(member) for member in self._members.values()]
-        late = time.monotonic() - self._began >= _MUSTER_SECONDS
-        return bool(states) and (any(states) if late else all(states))
+        if time.monotonic() - self._began >= _MUSTER_SECONDS:
+            return any(states)
+        vacant = any(not slot.worker for slots in self._slots.values() for slot in slots)
+        return bool(states) and all(states) and not vacant
 
     def _share(self, member: _Member) -> float:
         """Bytes that a worker may have beside the others on its host."""
@@ -529,12 +588,18 @@ class Fleet:
         del self._members[worker]
         with suppress(Exception):
             self._ray.kill(member.actor)
+        if member.work is not None:
+            _remove_half(member)
+            self._dead.append(member)
         slot = member.slot
         slot.worker = ""
         if member.ready:
-            self._warn(f"a worker on {slot.name} died: {_words(error)}")
+            why = _words(error)
+            if member.work is not None and time.monotonic() - member.since >= 60 * self._patience:
+                why = f"{why}, or nothing moved on in it for {self._patience:g} minutes (--patience)"
+            self._warn(f"a worker on {slot.name} died: {why}")
             self._look()
-            return [Lost(worker, f"its worker on {slot.name} died: {_words(error)}")]
+            return [Lost(worker, f"its worker on {slot.name} died: {why}")]
         if slot.node in {node["NodeID"] for node in self._nodes()}:
             slot.failures += 1
             self._starts += 1
@@ -542,6 +607,15 @@ class Fleet:
             if self._starts >= _MOST_STARTS:
                 raise EngineError(f"{slot.name}: its worker doesn't start: {_words(error)}")
         return []
+
+    def _remove_halves(self) -> None:
+        """What workers were writing that died or were killed now; whose node is away may have written for a while."""
+        ending = [member.host.process for member in self._members.values() if member.work and member.host]
+        until = time.monotonic() + _END_SECONDS
+        while not all(map(has_ended, ending)) and time.monotonic() < until:
+            time.sleep(_END_PAUSE_SECONDS)
+        for member in (*self._dead, *self._members.values()):
+            _remove_half(member)
 
     def _call(self, worker: str, call: str, *given: Any) -> None:
         answer = getattr(self._members[worker].actor, call).remote(*given).future()

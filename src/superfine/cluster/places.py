@@ -20,8 +20,10 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Final, NoReturn
 
+from superfine.atomic import has_ended, remove_parts, this_process
 from superfine.classical.reduction import REDUCTIONS
 from superfine.cluster.stores import (
+    check_writable,
     checked,
     expanded,
     fetch,
@@ -46,14 +48,31 @@ from superfine.footage import VIDEO_SUFFIXES, kind_of
 from superfine.image import FORMATS
 from superfine.listing import Item, free_name, is_known, iterate_sources, moves_as, output_suffix
 from superfine.models import list_models
+from superfine.outputs import segments_folder
 from superfine.route import Job
 from superfine.stills import has_place
 from superfine.upscale import Result
 
-__all__ = ["NOTES", "Delivery", "check_places", "do", "due", "fingerprint", "item_in", "list_tasks", "skipped"]
+__all__ = [
+    "NOTES",
+    "Delivery",
+    "check_output",
+    "check_places",
+    "do",
+    "due",
+    "fingerprint",
+    "item_in",
+    "list_tasks",
+    "remove_left",
+    "show",
+    "skipped",
+]
 
 #: The hidden folder of an output in which there is a note on each of its files.
 NOTES: Final = ".superfine"
+# How what shows a folder to others is called, before whose it is; and what is written into a store to see if it can be.
+_SEEN: Final = ".superfine-seen-"
+_TRIAL: Final = "trial"
 # In URLs, of fsspec.
 _SPECIAL: Final = ("::", "?versionId=")
 # Whose name doesn't say whether they are animations.
@@ -99,6 +118,30 @@ def _check_bucket(url: str, cure: str) -> None:
             opened(url)[0].info(bucket)
 
 
+def check_output(place: str) -> None:
+    """Raise UsageError or OutputError where nothing can be written to a folder that is there, or one of a store."""
+    if not is_url(place):
+        show(Path(place)).unlink(missing_ok=True)
+        return
+    with checked(place, f"{place}: there is nothing there"):
+        check_writable(place, f"{NOTES}/{_TRIAL}")
+
+
+def show(folder: Path) -> Path:
+    """Make a hidden file by which others know a folder; those of killed runs are removed. Raises OutputError."""
+    for left in folder.glob(f"{_SEEN}*"):
+        if has_ended(left.name.removeprefix(_SEEN)):
+            with suppress(OSError):
+                left.unlink()
+    shown = folder / f"{_SEEN}{this_process()}"
+    try:
+        shown.touch()
+    except OSError as error:
+        words = f"{folder}: can't be written to: {error.strerror}; choose another place with -o"
+        raise OutputError(words) from error
+    return shown
+
+
 def list_tasks(sources: Sequence[str], output: str, job: Job) -> Iterator[Task | Ignored]:
     """All pictures and videos of a run, one by one, and what else is in its folders.
 
@@ -125,7 +168,7 @@ def list_tasks(sources: Sequence[str], output: str, job: Job) -> Iterator[Task |
 
 def _task(found: Item | Path, output: Path) -> Task | Ignored:
     if isinstance(found, Path):
-        return Ignored(str(found))
+        return Ignored(str(found), is_known(found.name))
     # Also of a source that is alone: whoever goes on after a worker's death has to know what it made. A lone output
     # that was named itself has no folder of the run's.
     journal = str(output) if found.output.is_relative_to(output) and found.output != output else ""
@@ -310,6 +353,19 @@ def item_in(folder: Path, task: Task) -> Item:
     output = folder / "out" / PurePosixPath(task.output).name
     output.parent.mkdir()
     return Item(source, output, None, task.weight, moves=task.moves or moves_as(kind_of(source), output))
+
+
+def remove_left(task: Task, process: str) -> None:
+    """Remove what a process, as `this_process` calls it, left half written of a task; it must have ended.
+
+    In stores nothing is half written.
+    """
+    if not is_url(task.output):
+        remove_parts(Path(os.path.realpath(task.output)).parent, process)
+        if task.moves:
+            remove_parts(segments_folder(Path(task.output)), process)
+        if is_url(task.source):
+            remove_parts(Path(_note_place(task)).parent, process)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ __all__ = ["Spool"]
 
 # Tasks that are taken from the disk at a time.
 _BLOCK_BYTES: Final = 1 << 16
+_MOST_TWINS: Final = 3
 
 
 class Spool:
@@ -39,7 +40,10 @@ class Spool:
         self.weight = 0
         """Of all of them."""
         self.ignored = 0
-        """Files so far that are neither pictures nor videos."""
+        """Files so far that are neither pictures nor videos, and other names of files that are listed."""
+        self.twins: list[str] = []
+        """The first few of these names."""
+        self.twin_count = 0
         self.finished = False
         """Nothing will be added."""
 
@@ -88,6 +92,10 @@ class Spool:
                     break
                 if isinstance(task, Ignored):
                     self.ignored += 1
+                    if task.twin:
+                        self.twin_count += 1
+                        if len(self.twins) < _MOST_TWINS:
+                            self.twins.append(task.name)
                     continue
                 line = json.dumps(astuple(task)).encode() + b"\n"
                 with self._lock:

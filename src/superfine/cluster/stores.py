@@ -22,6 +22,7 @@ from superfine.segments import writing
 
 __all__ = [
     "STORES",
+    "check_writable",
     "checked",
     "expanded",
     "fetch",
@@ -229,6 +230,15 @@ def write(place: str, content: bytes) -> None:
     make_folder(Path(place).parent, Path(place))
     with writing(Path(place)), written_whole(Path(place)) as part:
         part.write_bytes(content)
+
+
+def check_writable(url: str, name: str) -> None:
+    """Make and remove the empty file `name` in a folder. Raises OutputError, ConnectionError."""
+    files, path = opened(f"{url.rstrip('/')}/{name}")
+    with in_words(url, puts=True):
+        files.pipe_file(path, b"")
+    with suppress(Exception):  # who may write may not always remove, and then one stays
+        files.rm_file(path)
 
 
 def remove_all(url: str) -> None:

@@ -1,8 +1,13 @@
 """What travels to a worker: the names of one picture or video, and none of its bytes."""
 
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Ignored", "Task"]
+__all__ = ["PATIENCE_MINUTES", "Ignored", "Task"]
+
+#: How long nothing may move on in a task before its worker ends itself; long, since fetching the largest films from a
+#: store, and joining them, shows no sign of life.
+PATIENCE_MINUTES: Final = 360.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A file in a folder of the run that is neither a picture nor a video."""
+    """A file in a folder of the run that is neither a picture nor a video, or is in the run by another name."""
 
     name: str
+    twin: bool = False
+    """It's in the run by another name."""

@@ -4,10 +4,12 @@ A plain class; only `fleet` knows of Ray. Where it is started it only says where
 `prepare`, once it's known which cores are its own.
 """
 
+import faulthandler
 import os
 import platform
 import socket
 import tempfile
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,22 +17,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
+from superfine.atomic import this_process
 from superfine.classical.reduction import REDUCTIONS
-from superfine.cluster.places import check_places, do, fingerprint
+from superfine.cluster.places import check_output, check_places, do, fingerprint
 from superfine.cluster.schedule import Begin, Join, Made, Make, Outcome, Trouble, Whole, Work, failed
 from superfine.cluster.stores import is_url
-from superfine.cluster.task import Task
+from superfine.cluster.task import PATIENCE_MINUTES, Task
 from superfine.cluster.videos import StoreVideos
 from superfine.errors import SuperfineError
 from superfine.journal import Journal
 from superfine.listing import Item
 from superfine.models import read_file
 from superfine.route import Job, Workshops, half_of_memory
-from superfine.upscale import Progress, Run
+from superfine.upscale import Pace, Progress, Run
 
 __all__ = ["Errand", "Host", "Worker", "passes"]
+
+# Signs of life that come sooner after another aren't heeded.
+_SIGN_SECONDS: Final = 1.0
+_STDERR: Final = 2
 
 # What the file system says of a file, whoever asks and however often.
 _FINAL: Final = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -43,7 +50,8 @@ class Host:
     name: str
     boot: str
     """Tells machines of one name apart."""
-    process: int
+    process: str
+    """As `this_process` calls it."""
     cores: tuple[int, ...]
     """Which it may use."""
     version: str
@@ -63,16 +71,52 @@ class Errand:
     """By the job's field: the name and the content of a network or a kernel, which nodes needn't have."""
     options: str = ""
     """Fingerprint of what decides the content of outputs in object stores."""
+    patience_minutes: float = PATIENCE_MINUTES
+    """A worker on which nothing moves on for so long ends itself."""
 
     @classmethod
-    def of(cls, job: Job, *, resume: bool, overwrite: bool) -> "Errand":
+    def of(cls, job: Job, *, resume: bool, overwrite: bool, patience_minutes: float = PATIENCE_MINUTES) -> "Errand":
         """With the files that the job names."""
         files: dict[str, tuple[str, bytes]] = {}
         if job.model.lower().endswith(".onnx"):
             files["model"] = Path(job.model).name, read_file(Path(job.model))
         if job.consistent is not None and str(job.consistent) not in REDUCTIONS:
             files["consistent"] = Path(job.consistent).name, Path(job.consistent).read_bytes()
-        return cls(job, resume, overwrite, files, fingerprint(job))
+        return cls(job, resume, overwrite, files, fingerprint(job), patience_minutes)
+
+
+class _Watchdog(Progress):
+    """Ends this process where what is at work shows no sign of life for too long; used as a context manager.
+
+    What hangs in a decoder can't be stopped otherwise, and may hold Python's lock, so C's own thread watches. Tiles,
+    bands and frames are signs.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._sign = -_SIGN_SECONDS
+        self._watches = False
+
+    def __enter__(self) -> Self:
+        self._watches, self._sign = True, -_SIGN_SECONDS
+        self._begin_anew()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watches = False
+        faulthandler.cancel_dump_traceback_later()
+
+    def advance(self, weight: float) -> None:  # noqa: ARG002 - that it moves on is enough
+        self._begin_anew()
+
+    def watch(self, pace: Pace) -> None:  # noqa: ARG002
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        now = time.monotonic()
+        if self._watches and now - self._sign >= _SIGN_SECONDS:
+            self._sign = now
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=_STDERR)
 
 
 class Worker:
@@ -82,6 +126,7 @@ class Worker:
         self._errand: Errand | None = None
         self._run: Run | None = None
         self._videos: StoreVideos | None = None
+        self._watchdog = _Watchdog(60 * PATIENCE_MINUTES)
 
     def host(self) -> Host:
         """Where it is, before anything is prepared."""
@@ -89,16 +134,20 @@ class Worker:
         with suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         cores = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
-        return Host(socket.gethostname(), boot, os.getpid(), cores, version("superfine"), half_of_memory())
+        return Host(socket.gethostname(), boot, this_process(), cores, version("superfine"), half_of_memory())
 
     def unseen(self, paths: Sequence[str]) -> list[str]:
         """Which of these paths aren't there, for this worker."""
         return [path for path in paths if not os.path.lexists(path)]
 
     def unreached(self, sources: Sequence[str], output: str) -> str:
-        """Why it can't reach these, some of them in object stores; empty where it can."""
+        """Why it can't reach these, or can't write to `output`; empty where it can.
+
+        output: a folder that is there, or the URL of one in a store.
+        """
         try:
             check_places(sources, output)
+            check_output(output)
         except SuperfineError as error:
             return str(error)
         return ""
@@ -118,10 +167,11 @@ class Worker:
                 job = replace(job, **{field: str(path)})  # type: ignore[arg-type]
             workshops = Workshops(job)  # which reads them, once and for all
         self._errand = replace(errand, job=workshops.job)
+        self._watchdog = _Watchdog(60 * errand.patience_minutes)
         self._run = Run(
             workshops,
             lambda result: None,
-            Progress(),
+            self._watchdog,
             resume=errand.resume,
             overwrite=errand.overwrite,
             journals=partial(Journal, shared=True),
@@ -137,7 +187,8 @@ class Worker:
     def do(self, work: Work) -> Outcome:
         """One thing, whatever becomes of it."""
         try:
-            return self._done(work)
+            with self._watchdog:
+                return self._done(work)
         except (SuperfineError, MemoryError, OSError) as error:
             words = str(error) or type(error).__name__
             return Trouble(failed(work.task, words).message) if passes(error) else failed(work.task, words)

@@ -79,8 +79,8 @@ def open_fabric(config: TrainConfig) -> Fabric:
 
     Raises TrainingError where they can't share a batch, or where they would train side by side unknowingly.
     """
-    world, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    unaware = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) if "WORLD_SIZE" not in os.environ else 1
+    world, here = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
+    unaware = _number("SLURM_STEP_NUM_TASKS") if "WORLD_SIZE" not in os.environ else 1
     if unaware > 1:
         raise TrainingError(
             f"srun started {unaware} processes that don't know of one another; let it start torchrun, one on each node"
@@ -106,6 +106,14 @@ def open_fabric(config: TrainConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _number(name: str) -> int:
+    """What the environment says, 1 where it says nothing."""
+    said = os.environ.get(name, "1")
+    if not (said.isascii() and said.isdigit() and int(said) > 0):
+        raise TrainingError(f"{name}={said!r} in the environment is no number of processes; unset it, or take torchrun")
+    return int(said)
 
 
 @contextmanager
@@ -201,7 +209,7 @@ def same_folder(fabric: Fabric, run: Path) -> None:
     mark = run / fabric.broadcast(f".{secrets.token_hex(8)}.node")
     together(fabric, lambda: _put(mark) if fabric.is_global_zero else None)
     try:
-        blind = [node for node in _gathered(fabric, "" if mark.exists() else platform.node()) if node]
+        blind = [node for node in _gathered(fabric, "" if os.path.exists(mark) else platform.node()) if node]
     finally:
         if fabric.is_global_zero:
             mark.unlink(missing_ok=True)
