@@ -360,7 +360,7 @@ def test_what_takes_its_worker_along_is_set_aside(nodes: Nodes, tmp_path: Path) 
                 if "poison" in half.name and worker in nodes.workers():
                     os.kill(worker, signal.SIGKILL)
                     deaths += 1
-                    while half.exists():
+                    while half.exists() and driver.process.poll() is None:
                         select.select([], [], [], 0.01)
             select.select([], [], [], 0.01)
         status, last, _ = driver.end()

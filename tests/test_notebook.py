@@ -24,9 +24,12 @@ def test_the_notebook_is_kept_without_output():
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs():
+def test_the_quickstart_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))  # nobody's own settings
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # and no kernel of theirs of that name
     notebook = nbformat.read(DOCS / "quickstart.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(DOCS)}}).execute()
+    where = {"metadata": {"path": str(DOCS)}}
+    NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3", resources=where).execute()
     cells = {cell.source.split("(")[0].strip(): shown(cell) for cell in notebook.cells if cell.cell_type == "code"}
     assert "<iframe" in cells["superfine.compare"]
     tables = [shown(cell) for cell in notebook.cells if "evaluate_path" in cell.source]

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (390, 768, 1280, 2560)
 HOSTILE = '"><img src=x onerror=alert(1)>.png'
+PATIENCE_MS = 180_000
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,7 @@ class Visit:
 
     def __init__(self, browser: Any, path: Path, width: int = 1280, **given: Any) -> None:
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **given)
+        context.set_default_timeout(PATIENCE_MS)
         self.page = context.new_page()
         self.asked: list[str] = []
         self.said: list[str] = []
@@ -386,6 +388,7 @@ def test_the_frame_has_the_number_of_its_place(browser, page):
 
 def test_crops_say_that_they_are_loading(browser, page):
     context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
     shown = context.new_page()
     shown.add_init_script(
         "const held = new Promise(done => { window.release = done; }); HTMLImageElement.prototype.decode = () => held;"
@@ -587,6 +590,7 @@ def test_the_notebook_frame_works(browser, comparison, tmp_path):
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><title>n</title><body>{comparison._repr_html_()}", encoding="utf-8")
     context = browser.new_context(viewport={"width": 1000, "height": 900}, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
     shown = context.new_page()
     said: list[str] = []
     shown.on("console", lambda message: said.append(message.text))
