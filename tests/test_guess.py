@@ -200,7 +200,7 @@ def test_a_calibrated_network_has_intervals(shipped):
         ([painter("plain", 2, 0.6)], 2, {}, "calibrated for plain-x2, not for plain-x2; take one of them"),
         ([painter("photo", 2, 0.6)], 2, {}, "calibrated for plain-x2, not for photo-x2; take one of them"),
         ([ENLARGER], 2, {"kind": "JPEG", "lossless": False}, "calibrated for clean pictures, and the source is JPEG"),
-        ([ENLARGER], 2, {"kind": "AVIF", "lossless": None}, "the source is AVIF, whose own traces no interval"),
+        ([ENLARGER], 2, {"kind": "AVIF", "lossless": None}, "the source is AVIF, which has traces of its own"),
     ],
 )
 def test_others_are_refused(shipped, models, scale, source, words):

@@ -336,8 +336,7 @@ def picture_guess(picture: Picture, output: Path, workshop: Workshop, route: Rou
         )
     if picture.palette or picture.bits < 8:
         raise UsageError(
-            "--guess-map is calibrated for pictures of full colour, and this one has only a few, whose traces no"
-            " interval counts; leave it out"
+            "--guess-map is calibrated for pictures of full colour, and this one has only a few; leave it out"
         )
     kind, lossless = coding_of(picture.path)
     scale = route.target[0] / picture.size[0]
