@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from skimage import data
 
 import superfine
 from clips import rgb_frame
+from ports import held_port
 from superfine import heat
 from superfine.classical.resample import matlab_resize
 from superfine.inspection import inspect
@@ -63,9 +63,7 @@ class Server:
     """`superfine serve` in a process of its own, on a port of its own."""
 
     def __init__(self, state: Path, **given: Any) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = held_port()
         self.given = {"port": self.port, "state": state, "workers": 1, **given}
         self.url = f"http://127.0.0.1:{self.port}/"
 
@@ -81,7 +79,7 @@ class Server:
 
     def __exit__(self, *rest: object) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=PATIENCE_MS / 1000)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +96,7 @@ class Visit:
     ) -> None:
         height = 844 if width < 500 else 900
         self.context = browser.new_context(viewport={"width": width, "height": height}, **given)
+        self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
         self.url = url
         self.may_say = may_say
@@ -131,6 +130,11 @@ class Visit:
         self.page.set_input_files("#files", files)
         for file in files:
             self.page.wait_for_selector(f".card:not([data-phase=sending]) >> text={file.name}", timeout=PATIENCE_MS)
+
+    def remove(self, name: str) -> None:
+        self.part(name, "remove").click()
+        if self.page.locator("#confirm").is_visible():  # of what isn't downloaded
+            self.page.get_by_role("button", name="Remove", exact=True).click()
 
     def reaches(self, name: str, phase: str) -> None:
         self.page.locator(f".card[data-phase={phase}]").filter(
@@ -252,7 +256,7 @@ def test_a_picture_goes_the_whole_way(browser, server, folder):
         made = np.asarray(Image.open(download.value.path()))
         np.testing.assert_array_equal(made, superfine.upscale(folder / "cat.jpg", model="fast", scale=3))
         assert visit.page.locator("#status").inner_text() == "cat.jpg is done."
-        visit.part("cat.jpg", "remove").click()
+        visit.remove("cat.jpg")
         visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -279,12 +283,13 @@ def test_progress_grows_and_tells_the_time_left(browser, server, folder):
         assert re.match(r"\d+ % · superfine", visit.page.title())
         visit.page.get_by_role("button", name="Cancel large.png").click()
         visit.reaches("large.png", "cancelled")
+        assert visit.page.locator("#count").inner_text() == "1 cancelled"
         values = [value for value, _ in visit.page.evaluate("window.seen")]
         assert values == sorted(values)
         assert any(0 < value < 1 for value in values)
         job = visit.ask("jobs")[0]
         assert (job["name"], job["status"]) == ("large_x2.png", "cancelled")
-        visit.part("large.png", "remove").click()
+        visit.remove("large.png")
 
 
 def test_a_reload_in_the_middle_loses_nothing(browser, server, folder):
@@ -302,8 +307,8 @@ def test_a_reload_in_the_middle_loses_nothing(browser, server, folder):
         visit.page.get_by_text(re.compile(r"\d+ %, .* left")).wait_for(timeout=PATIENCE_MS)  # it goes on by itself
         visit.page.get_by_role("button", name="Cancel large.png").click()
         visit.reaches("large.png", "cancelled")
-        visit.part("large.png", "remove").click()
-        visit.part("cat.jpg", "remove").click()
+        visit.remove("large.png")
+        visit.remove("cat.jpg")
         visit.page.locator(".card").first.wait_for(state="detached")
 
 
@@ -323,8 +328,10 @@ def test_a_restart_of_the_server_is_said_and_survived(browser, folder, tmp_path)
 
 def test_all_at_once_come_as_one_zip(browser, gallery):
     with Visit(browser, gallery.url, accept_downloads=True) as visit:
+        link = visit.page.get_by_role("link", name="Download all")
+        assert link.get_attribute("href") == "api/v1/results.zip"  # however many there are
         with visit.page.expect_download() as download:
-            visit.page.get_by_role("link", name="Download all").click()
+            link.click()
         with zipfile.ZipFile(download.value.path()) as archive:
             sizes = {name: Image.open(io.BytesIO(archive.read(name))).size for name in archive.namelist()}
         assert sizes == {"astronaut_x4.png": (384, 384), "cat_x2.jpg": (320, 240)}
@@ -365,7 +372,7 @@ def test_a_video_plays_beside_its_original(browser, server, folder):
         visit.page.get_by_text("This browser can't play the original").wait_for()
         assert (films.count(), visit.page.locator("#stage img").count()) == (1, 1)
         visit.page.keyboard.press("Escape")
-        visit.part("clip.webm", "remove").click()
+        visit.remove("clip.webm")
 
 
 def test_a_part_of_a_video_plays_beside_the_same_moment(browser, server, folder):
@@ -394,7 +401,7 @@ def test_a_part_of_a_video_plays_beside_the_same_moment(browser, server, folder)
             film.evaluate("each => each.readyState >= 2 || new Promise(ready => each.onloadeddata = ready)")
         assert films.evaluate_all("all => all.map(each => each.currentTime)") == [0, 0.5]
         visit.page.keyboard.press("Escape")
-        visit.part("clip.webm", "remove").click()
+        visit.remove("clip.webm")
         visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -448,7 +455,7 @@ def test_a_window_listens_once_and_only_while_it_is_seen(browser, server, folder
         for name in ("coffee.png", "large.png"):
             visit.page.get_by_role("button", name=f"Cancel {name}").click()
             visit.reaches(name, "cancelled")
-            visit.part(name, "remove").click()
+            visit.remove(name)
         for page in others:
             hide(page, hidden=False)  # whoever looks again sees how things are
             page.locator(".card").first.wait_for(state="detached")
@@ -518,7 +525,7 @@ def test_a_job_that_is_listed_before_it_is_answered_stands_there_once(browser, s
         route.fulfill(response=answer)
         visit.page.locator(".card").nth(1).wait_for(state="detached")
         visit.reaches("image.png", "done")
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
         visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -558,7 +565,7 @@ def test_what_another_window_left_on_the_server_can_be_seen_and_removed(browser,
             visit.add(folder / "image.png", folder / "cat.jpg")
         with Visit(browser, server.url) as visit:  # which has a memory of its own
             assert sorted(visit.page.locator(".card h3").all_inner_texts()) == ["cat.jpg", "image.png"]
-            visit.part("image.png", "remove").click()
+            visit.remove("image.png")
             visit.card("image.png").wait_for(state="detached")
             assert [upload["name"] for upload in visit.ask("uploads")] == ["cat.jpg"]
             other = visit.context.new_page()
@@ -642,7 +649,7 @@ def test_what_could_not_be_removed_stays_and_says_so(browser, folder, tmp_path):
         assert visit.part("image.png", "error").inner_text() == why
         assert [job["id"] for job in visit.ask("jobs")] == [lasting]
         visit.page.unroute(f"**/api/v1/jobs/{lasting}")
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
         visit.page.locator(".card").wait_for(state="detached")
         assert (visit.ask("jobs"), visit.ask("uploads")) == ([], [])
 
@@ -690,7 +697,7 @@ def test_a_picture_can_be_pasted(browser, server, folder):
         visit.page.evaluate(give, [list((folder / "image.png").read_bytes()), "image.png"])
         visit.reaches("pasted-1.png", "ready")
         assert visit.page.locator("#status").inner_text() == "1 file added."
-        visit.part("pasted-1.png", "remove").click()
+        visit.remove("pasted-1.png")
 
 
 def test_a_picture_can_be_dropped(browser, server, folder):
@@ -708,7 +715,7 @@ def test_a_picture_can_be_dropped(browser, server, folder):
         )
         assert visit.page.evaluate(give, [list((folder / HOSTILE).read_bytes()), HOSTILE]) == [True, True, True]
         visit.reaches(HOSTILE, "ready")  # a name is text, whatever stands in it
-        visit.part(HOSTILE, "remove").click()
+        visit.remove(HOSTILE)
 
 
 # ---- What goes wrong
@@ -739,7 +746,7 @@ def test_errors_stand_in_words_beside_their_file(browser, server, folder):
         visit.page.get_by_role("button", name="Enlarge image.png").click()
         visit.page.wait_for_selector(".card .error:visible >> text=/sharp/", timeout=PATIENCE_MS)
         for name in ("letter.png", "image.png"):
-            visit.part(name, "remove").click()
+            visit.remove(name)
 
 
 def test_only_formats_that_are_there_are_offered(browser, server, folder):
@@ -759,7 +766,7 @@ def test_only_formats_that_are_there_are_offered(browser, server, folder):
             visit.add(folder / "image.png")
             offered = visit.part("image.png", "format").locator("option").evaluate_all("all => all.map(a => a.value)")
             assert {*offered} == {"", *({"png", "jpg", "webp", "avif", "tif", "heic"} & there)}
-            visit.part("image.png", "remove").click()
+            visit.remove("image.png")
             visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -772,7 +779,7 @@ def test_what_a_model_is_for_stands_under_the_choice(browser, server, folder):
             hint = visit.part("image.png", "hint")
             assert hint.is_visible()
             assert hint.inner_text().lower() == f"{summaries[family]}.".lower()
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
         visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -789,7 +796,7 @@ def test_enlarge_all_waits_for_what_is_on_its_way(browser, server, folder):
         assert visit.page.get_by_role("button", name="Enlarge all").is_disabled()
         held[0].continue_()
         visit.reaches("image.png", "done")
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
         visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -798,7 +805,7 @@ def test_nothing_shows_through_a_transparent_picture(browser, server, folder, tm
     with Visit(browser, server.url) as visit:
         visit.add(tmp_path / "clear.png")
         visit.part("clear.png", "blank").wait_for(state="hidden")
-        visit.part("clear.png", "remove").click()
+        visit.remove("clear.png")
         visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -821,7 +828,7 @@ def test_a_full_queue_is_waited_for(browser, server, folder):
         visit.page.get_by_text("100 jobs wait already").wait_for()
         visit.reaches("image.png", "done")
         assert refusals == []
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
 
 
 def test_who_removes_a_file_on_its_way_lets_the_others_go_on(browser, server, folder):
@@ -832,12 +839,12 @@ def test_who_removes_a_file_on_its_way_lets_the_others_go_on(browser, server, fo
         visit.page.set_input_files("#files", [folder / "astronaut.png", folder / "coffee.png", folder / "image.png"])
         visit.card("coffee.png").get_by_text("Sending").wait_for()
         assert visit.part("image.png", "state").inner_text() == "Waiting to be sent"
-        visit.part("astronaut.png", "remove").click()
-        visit.part("coffee.png", "remove").click()
+        visit.remove("astronaut.png")
+        visit.remove("coffee.png")
         visit.reaches("image.png", "ready")
         assert len(held) == 2
         assert [upload["name"] for upload in visit.ask("uploads")[: -len(before) or None]] == ["image.png"]
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
 
 
 def test_a_file_that_is_removed_while_it_is_looked_at_is_deleted(browser, server, folder):
@@ -847,7 +854,7 @@ def test_a_file_that_is_removed_while_it_is_looked_at_is_deleted(browser, server
         try:
             visit.page.set_input_files("#files", [folder / "image.png"])
             visit.card("image.png").get_by_text("Looking at it").wait_for()
-            visit.part("image.png", "remove").click()
+            visit.remove("image.png")
             visit.page.locator(".card").wait_for(state="detached")
             with visit.page.expect_response(lambda answer: answer.request.method == "DELETE") as answer:
                 server.process.send_signal(signal.SIGCONT)
@@ -892,7 +899,7 @@ def test_events_that_are_refused_are_asked_for_less_and_less_often(browser, serv
         assert pauses == [1, 16, 30, 30, 5]
         visit.page.get_by_role("button", name="Cancel large.png").click()
         visit.reaches("large.png", "cancelled")
-        visit.part("large.png", "remove").click()
+        visit.remove("large.png")
 
 
 def test_without_the_token_nothing_is_asked_for(browser, folder, tmp_path):
@@ -948,7 +955,7 @@ def test_the_token_is_the_first_thing_that_is_asked_for(browser, folder, tmp_pat
                 visit.page.get_by_role("button", name="Choose files").wait_for()
                 assert visit.page.locator("#banner").is_hidden()
                 visit.add(folder / "image.png")
-                visit.part("image.png", "remove").click()
+                visit.remove("image.png")
                 visit.page.locator(".card").wait_for(state="detached")
 
 
@@ -1206,6 +1213,12 @@ def test_the_keyboard_is_enough(browser, server, folder):
         visit.page.locator(".card").nth(1).wait_for(state="detached")
         assert visit.focused() == "Remove image.png"
         visit.page.keyboard.press("Enter")
+        assert visit.focused() == "confirm-keep"
+        visit.page.keyboard.press("Enter")
+        assert visit.focused() == "Remove image.png"
+        visit.page.keyboard.press("Enter")
+        visit.page.keyboard.press("Tab")
+        visit.page.keyboard.press("Enter")
         visit.page.locator(".card").first.wait_for(state="detached")
         assert visit.focused() == "choose"
 
@@ -1288,8 +1301,8 @@ def test_names_contrast_and_width(browser, gallery, folder, width, scheme):
         visit.part("image.png", "scale").select_option("exact")
         visit.card("image.png").get_by_text("More settings").click()
         check()
-        visit.part("image.png", "remove").click()
-        visit.part("letter.png", "remove").click()
+        visit.remove("image.png")
+        visit.remove("letter.png")
         visit.compare("astronaut.png")
         visit.page.keyboard.press("g")
         check()
@@ -1342,7 +1355,7 @@ def test_nothing_jumps_when_a_job_goes_on(browser, server, folder, width):
         # Where there is little room, what the server notes of a result comes as another line.
         assert len({place for phase, place in places if width > 500 or phase != "done"}) == 1
         for name in ("coffee.png", "image.png"):
-            visit.part(name, "remove").click()
+            visit.remove(name)
 
 
 def test_news_is_told_once_and_quietly(browser, server, folder):
@@ -1362,7 +1375,7 @@ def test_news_is_told_once_and_quietly(browser, server, folder):
         visit.page.get_by_role("button", name="Enlarge image.png").click()
         visit.reaches("image.png", "done")
         assert visit.page.evaluate("window.heard") == ["1 file added.", "image.png is done."]
-        visit.part("image.png", "remove").click()
+        visit.remove("image.png")
 
 
 def test_who_wants_no_motion_gets_none(browser, gallery):
@@ -1396,3 +1409,307 @@ def test_numbers_in_words(browser, gallery):
             "It is damaged",
             "Too much is asked for",
         ]
+
+
+# ---- At a second trial
+
+
+@pytest.fixture(scope="module")
+def oddities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dot, a strip, and what moves by itself: frames of flat greys."""
+    folder: Path = tmp_path_factory.mktemp("oddities")
+    Image.fromarray(data.astronaut()[:1, :1]).save(folder / "dot.png")
+    Image.fromarray(np.tile(data.astronaut()[:4], (1, 10, 1))).save(folder / "strip.png")
+    frames = [Image.new("L", (24, 16), 20 * number) for number in range(12)]
+    frames[0].save(folder / "moves.gif", save_all=True, append_images=frames[1:], duration=400, loop=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def odd(browser: Any, oddities: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on which they are done."""
+    with Server(tmp_path_factory.mktemp("odd")) as server:
+        with Visit(browser, server.url) as visit:
+            visit.add(*oddities.iterdir())
+            for file in oddities.iterdir():
+                visit.part(file.name, "model").select_option("nearest")
+                visit.part(file.name, "scale").select_option("2")
+            visit.page.get_by_role("button", name="Enlarge all").click()
+            for file in oddities.iterdir():
+                visit.reaches(file.name, "done")
+        yield server
+
+
+def test_the_same_moments_of_animations_lie_beside_each_other(browser, odd):
+    with Visit(browser, odd.url) as visit:
+        late: list[Any] = []
+        visit.page.route("**/jobs/*/view", lambda route: late.extend([route]))  # by more than a frame
+        with visit.page.expect_response("**/uploads/*/view"):
+            visit.part("moves.gif", "compare").click()
+        visit.page.locator("#before img").evaluate("each => each.decode()")
+        visit.page.locator("#stage-wait").get_by_text("Getting the pictures ready").wait_for()
+        assert visit.page.locator("#stage-note").is_hidden()
+        visit.page.evaluate(
+            """() => new Promise(resolve => {
+                const began = performance.now();
+                const look = now => (now - began > 1000 ? resolve() : requestAnimationFrame(look));
+                requestAnimationFrame(look);
+            })"""
+        )
+        late[0].continue_()
+        visit.page.locator("#stage-wait").wait_for(state="hidden")
+        stage = visit.page.locator("#stage").bounding_box()
+        boxes = visit.boxes()
+        left, right = (int(boxes[0]["left"] - stage["x"]) + 4, int(boxes[0]["right"] - stage["x"]) - 4)
+        row = int(boxes[0]["top"] - stage["y"]) + 4
+        seen = set()
+        for _ in range(8):
+            picture = np.asarray(Image.open(io.BytesIO(visit.page.locator("#stage").screenshot())).convert("L"))
+            one, other = int(picture[row, left]), int(picture[row, right])
+            seen.add(round(one / 20))
+            assert abs(one - other) < 10
+        assert len(seen) > 1  # it moves
+
+
+def test_a_list_of_animations_stands_still(browser, odd):
+    with Visit(browser, odd.url) as visit:
+        thumb = visit.part("moves.gif", "thumb")
+        assert thumb.get_attribute("src").endswith("/view?at=0")
+        assert visit.part("moves.gif", "kind").inner_text() == "animation"
+        kind = visit.page.evaluate(
+            "path => fetch(path).then(a => a.headers.get('content-type'))", thumb.get_attribute("src")
+        )
+        assert kind == "image/png"
+
+
+@pytest.mark.parametrize(("name", "least"), [("dot.png", 60), ("strip.png", 30)])
+def test_small_and_narrow_pictures_are_seen(browser, odd, name, least):
+    with Visit(browser, odd.url) as visit:
+        visit.compare(name)
+        (box, *_) = visit.boxes()
+        assert min(box["width"], box["height"]) >= least
+        visit.page.get_by_role("button", name="Whole").click()
+        stage = visit.page.locator("#stage").bounding_box()
+        (box, *_) = visit.boxes()
+        assert box["left"] >= stage["x"] - 1
+        assert box["right"] <= stage["x"] + stage["width"] + 1
+
+
+def test_what_isnt_downloaded_goes_only_when_asked_twice(browser, server, folder):
+    with Visit(browser, server.url, accept_downloads=True) as visit:
+        visit.add(folder / "image.png")
+        visit.part("image.png", "model").select_option("bicubic")
+        visit.page.get_by_role("button", name="Enlarge image.png").click()
+        visit.reaches("image.png", "done")
+        visit.part("image.png", "remove").click()
+        dialog = visit.page.get_by_role("dialog", name="Remove image.png?")
+        assert visit.page.evaluate(PALE) == []
+        assert visit.page.evaluate(UNNAMED) == []
+        dialog.get_by_role("button", name="Keep it").click()
+        assert len(visit.ask("jobs")) == 1
+        with visit.page.expect_download():
+            visit.card("image.png").get_by_role("link", name="Download").click()
+        visit.part("image.png", "remove").click()  # it is elsewhere now
+        visit.page.locator(".card").wait_for(state="detached")
+        assert visit.ask("jobs") == []
+
+
+def test_a_network_is_added_and_removed_on_the_page(browser, folder, tmp_path):
+    content = next(model.content for model in superfine.list_models() if model.card.name == "fast-x2")
+    (tmp_path / "mine.onnx").write_bytes(content)
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with Server(tmp_path / "state", allow_models=True) as server, Visit(browser, server.url, may_say=REFUSED) as visit:
+        visit.add(folder / "image.png")
+        visit.page.get_by_text("Networks of your own").click()
+        visit.page.set_input_files("#network-files", [tmp_path / "bad.onnx", tmp_path / "mine.onnx"])
+        told = visit.page.locator("#network-news")
+        told.get_by_text("fast-x2 is there, 2 times").wait_for(timeout=PATIENCE_MS)
+        assert told.inner_text().startswith("bad.onnx: Not an ONNX file")
+        assert visit.page.evaluate(UNNAMED) == []
+        assert visit.page.evaluate(PALE) == []
+        group = visit.part("image.png", "model").locator("optgroup[label=Uploaded] option")
+        group.wait_for(state="attached")
+        assert group.inner_text() == "fast-x2"
+        visit.part("image.png", "model").select_option(group.get_attribute("value"))
+        visit.page.get_by_role("button", name="Remove the network fast-x2").click()
+        group.wait_for(state="detached")
+        assert visit.part("image.png", "model").input_value() == "balanced"
+        assert visit.focused() == "choose-network"
+        assert all(len(model["name"]) < 32 for model in visit.ask("models"))
+        # Dropped among pictures it is a network all the same.
+        visit.page.set_input_files("#files", [tmp_path / "mine.onnx"])
+        group.wait_for(state="attached")
+        assert visit.page.locator(".card").count() == 1
+
+
+def test_a_network_is_refused_before_it_is_sent_where_none_is_taken(browser, server, tmp_path):
+    (tmp_path / "mine.onnx").write_bytes(b"a network")
+    with Visit(browser, server.url) as visit:
+        sent: list[str] = []
+        visit.page.on("request", lambda request: sent.append(request.method))
+        visit.page.set_input_files("#files", [tmp_path / "mine.onnx"])
+        visit.reaches("mine.onnx", "refused")
+        assert "this server takes none" in visit.part("mine.onnx", "error").inner_text()
+        assert visit.page.locator("#networks").is_hidden()
+        assert "POST" not in sent
+        visit.page.get_by_role("button", name="Remove finished").click()  # what was refused goes too
+        visit.page.get_by_role("dialog").get_by_role("button", name="Remove", exact=True).click()
+        visit.page.locator(".card").wait_for(state="detached")
+
+
+def states(job: Any, *given: dict[str, Any]) -> list[Any]:
+    """Jobs like one, with ids of their own."""
+    return [
+        {**job, "id": f"{number:032x}", "name": f"{number}.png", "source_name": f"{number}.png", **each}
+        for number, each in enumerate(given)
+    ]
+
+
+def answering(jobs: list[Any]) -> Any:
+    return lambda route: route.fulfill(json=jobs)
+
+
+def test_what_ends_at_once_is_told_at_once(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        job = visit.ask("jobs")[0]
+        running = {"status": "running", "progress": 0.5, "result": None}
+        for count, words in ((2, "1.png is done. 0.png is done."), (5, "5 files are done.")):
+            jobs = states(job, *[running] * count)
+            visit.page.route("**/api/v1/jobs", answering(jobs))
+            visit.page.route("**/events", lambda route: route.fulfill(status=503, json=REFUSAL))
+            visit.may_say = (REFUSED,)
+            hide(visit.page, hidden=False)
+            visit.page.locator(".card[data-phase=running]").nth(count - 1).wait_for()
+            ended = states(job, *[{}] * count)
+            visit.page.route("**/api/v1/jobs", answering(ended))
+            hide(visit.page, hidden=False)
+            visit.page.locator("#status").get_by_text(words, exact=True).wait_for()
+
+
+def test_jobs_that_go_on_beside_the_one_that_is_heard_are_asked_for_often(browser, gallery):
+    with Visit(browser, gallery.url, may_say=REFUSED) as visit:
+        job = visit.ask("jobs")[0]
+        jobs = states(job, *[{"status": "running", "progress": 0.5, "result": None}] * 2)
+        visit.page.route("**/api/v1/jobs", lambda route: route.fulfill(json=jobs))
+        visit.page.route("**/events", lambda route: None)  # listened to, and nothing is heard
+        hide(visit.page, hidden=False)
+        times = []
+        for _ in range(4):
+            with visit.page.expect_request("**/api/v1/jobs") as asked:
+                pass
+            asked.value.response()
+            times.append(asked.value.timing["startTime"])
+        assert min(np.diff(times)) < 2500
+
+
+def test_what_is_over_isnt_painted_again(browser, gallery):
+    with Visit(browser, gallery.url) as visit:
+        found = visit.page.evaluate(
+            """async () => {
+                const touched = [];
+                const set = Element.prototype.setAttribute;
+                Element.prototype.setAttribute = function (name, value) {
+                    if (this.closest('.card')) touched.push(name);
+                    return set.call(this, name, value);
+                };
+                const asked = new Promise(resolve => {
+                    const whole = window.fetch;
+                    window.fetch = async (...given) => {
+                        const answer = await whole(...given);
+                        setTimeout(resolve, 300);
+                        return answer;
+                    };
+                });
+                document.dispatchEvent(new Event('visibilitychange'));
+                await asked;
+                return touched;
+            }"""
+        )
+        assert found == []
+
+
+def test_a_window_that_hears_of_a_job_knows_that_the_server_answers(browser, gallery):
+    with Visit(browser, gallery.url, may_say=("Failed to load resource", REFUSED)) as visit:
+        job = visit.ask("jobs")[0]
+        visit.page.route("**/api/v1/**", lambda route: route.abort())
+        hide(visit.page, hidden=False)
+        visit.page.get_by_role("alert").get_by_text("superfine doesn't answer").wait_for()
+        visit.page.evaluate("job => new BroadcastChannel('superfine-jobs').postMessage({ job })", job)
+        visit.page.locator("#trouble").wait_for(state="hidden")
+
+
+def test_who_leaves_with_files_on_their_way_is_asked(browser, server, folder):
+    with Visit(browser, server.url) as visit:
+        visit.page.route("**/api/v1/uploads", lambda route: None)  # it takes long
+        left = "() => !window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+        assert visit.page.evaluate(left) is False
+        visit.page.set_input_files("#files", [folder / "image.png"])
+        visit.reaches("image.png", "sending")
+        assert visit.page.evaluate(left) is True
+        visit.remove("image.png")
+        assert visit.page.evaluate(left) is False
+
+
+def test_nothing_is_cut_off_or_pushed_aside_on_a_tablet(browser, server, folder):
+    with Visit(browser, server.url, 800) as visit:
+        visit.add(folder / "image.png", folder / "cat.jpg")
+        menu, button = visit.part("image.png", "model"), visit.part("image.png", "start")
+        assert "balanced (recommended)" in menu.inner_text()
+        room = menu.evaluate(
+            """each => {
+                const style = getComputedStyle(each);
+                const pen = document.createElement('canvas').getContext('2d');
+                pen.font = style.font;
+                const words = pen.measureText(each.selectedOptions[0].text).width;
+                return each.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight) - words;
+            }"""
+        )
+        assert room >= 16  # for the arrow
+        one, other = menu.bounding_box(), button.bounding_box()
+        assert one["y"] + one["height"] == pytest.approx(other["y"] + other["height"], abs=1)
+        visit.remove("image.png")
+        visit.remove("cat.jpg")
+
+
+def test_fingers_find_all_that_there_is(browser, server, folder):
+    with Visit(browser, server.url, 390, has_touch=True, is_mobile=True) as visit:
+        visit.add(folder / "image.png")
+        visit.card("image.png").get_by_text("More settings").click()
+        small = visit.page.locator(
+            "button, a, select, summary, label:has([type=checkbox]), input:not([type=checkbox], [type=file])"
+        )
+        sizes = small.evaluate_all(
+            """all => all.filter(each => each.offsetParent && each.getBoundingClientRect().height < 43.5)
+                .map(each => each.outerHTML.slice(0, 60))"""
+        )
+        assert sizes == []
+        visit.remove("image.png")
+
+
+def test_many_files_are_no_burden(browser, server, folder, tmp_path):
+    # Browsers that fill in forms look at all that there are whenever one comes: hundreds of them took minutes.
+    content = (folder / "image.png").read_bytes()
+    names = [f"{number}.png" for number in range(30)]
+    for name in names:
+        (tmp_path / name).write_bytes(content)
+    with Visit(browser, server.url) as visit:
+        visit.add(*(tmp_path / name for name in names))
+        forms = visit.page.locator(".card form")
+        assert 1 <= forms.count() < 20
+        visit.card("29.png").scroll_into_view_if_needed()
+        visit.part("29.png", "model").select_option("nearest")
+        assert visit.part("0.png", "model").count() == 0
+        visit.card("29.png").get_by_text("More settings").click()
+        visit.card("29.png").get_by_role("button", name="Use these settings").click()
+        visit.card("0.png").scroll_into_view_if_needed()
+        assert visit.part("0.png", "model").input_value() == "nearest"
+        visit.page.route("**/api/v1/jobs", lambda route: None if route.request.method == "POST" else route.continue_())
+        visit.page.get_by_role("button", name="Enlarge all 30").click()
+        visit.page.locator(".card[data-phase=waiting]").nth(29).wait_for()
+        assert visit.page.locator(".card progress:indeterminate:visible").count() == 0  # what waits keeps still
+        visit.page.unroute("**/api/v1/jobs")  # which lets go of it
+        visit.page.locator(".card[data-phase=done]").nth(29).wait_for(timeout=PATIENCE_MS)
+        assert forms.count() == 0
+        visit.page.get_by_role("button", name="Remove finished").click()
+        visit.page.get_by_role("dialog").get_by_role("button", name="Remove 30").click()
+        visit.page.locator(".card").first.wait_for(state="detached", timeout=PATIENCE_MS)

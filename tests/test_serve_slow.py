@@ -6,7 +6,6 @@ import os
 import random
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,11 +24,13 @@ from skimage import data
 import superfine
 from clips import hashes, make_clip
 from hostile.makers import STRANGERS, encoded, grey_tiff, png_bomb, png_lying, png_text_bomb, tiff_bomb, with_garbage
+from ports import held_port
 
 pytestmark = pytest.mark.slow
 
 API = "/api/v1"
 TOKEN = "a-token-that-nobody-guesses"  # noqa: S105
+LONGEST_SECONDS = 300
 COMMAND = "import typer; from superfine.cli_serve import serve; typer.run(serve)"
 
 
@@ -60,13 +61,13 @@ class Process:
             transport=httpx2.HTTPTransport(uds=str(self.socket)),
             base_url=f"http://localhost{API}",
             headers={"Authorization": f"Bearer {TOKEN}"},
-            timeout=300,
+            timeout=LONGEST_SECONDS,
         )
 
     def stop(self) -> str:
         """End it as a system does, and give what it said meanwhile."""
         self.process.send_signal(signal.SIGTERM)
-        _, said = self.process.communicate(timeout=60)
+        _, said = self.process.communicate(timeout=LONGEST_SECONDS)
         assert self.process.returncode == 0
         return said.decode()
 
@@ -197,19 +198,25 @@ def test_a_large_body_is_never_held(tmp_path: Path) -> None:
         assert [path for path in (tmp_path / "state").glob("*/*") if path.parent.name == "coming"] == []
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[list[str]]]:
+    """A clip of five segments, and the packets of what `upscale` makes of it without a break."""
+    folder = tmp_path_factory.mktemp("film")
+    clip = make_clip(folder / "clip.mp4", 600, size=(120, 160))
+    (made,) = superfine.upscale_path(clip, folder / "expected.mp4", job=superfine.Job(model="fast")).results
+    assert made.status == "done", made.message
+    return clip.read_bytes(), hashes(folder / "expected.mp4", "video")
+
+
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_a_restart_in_the_middle_of_jobs(tmp_path: Path, how: str) -> None:
+def test_a_restart_in_the_middle_of_jobs(tmp_path: Path, film: tuple[bytes, list[list[str]]], how: str) -> None:
     """A video goes on from its segments to the same packets; pictures in the queue are made."""
-    clip = make_clip(tmp_path / "clip.mp4", 600, size=(120, 160)).read_bytes()
+    clip, expected = film
     photo = data.astronaut()[:80, :100]
     options = ("--workers", "1", "--max-frames", "5000")
     with Process(tmp_path / "state", *options) as server:
         video = server.upload(clip, "clip.mp4").json()
         picture = server.upload(png_of(photo)).json()
-        whole = server.submit(video["id"], model="fast").json()["id"]
-        assert server.finished(whole)["status"] == "done"
-        expected = tmp_path / "expected.mp4"
-        expected.write_bytes(server.client.get(f"/jobs/{whole}/result").content)
         job = server.submit(video["id"], model="fast").json()["id"]
         waiting = [server.submit(picture["id"], scale=scale).json()["id"] for scale in (2, 3)]
         reached = server.until(job, lambda state: (state["video"] or {"done": 0})["done"] > 300)
@@ -221,16 +228,16 @@ def test_a_restart_in_the_middle_of_jobs(tmp_path: Path, how: str) -> None:
         else:
             server.stop()
     for worker in workers:  # none of them outlives the server
-        assert select.select([worker], [], [], 30)[0], "a worker goes on"
+        assert select.select([worker], [], [], LONGEST_SECONDS)[0], "a worker goes on"
         os.close(worker)
     with Process(tmp_path / "state", *options) as server:
-        first = server.until(job, lambda state: state["video"]["done"] > 0)
+        first = server.until(job, lambda state: (state["video"] or {"done": 0})["done"] > 0)
         assert first["video"]["done"] >= 240  # two segments of 120 frames at least were kept
         done = server.finished(job)
         assert (done["status"], done["video"]["frames"]) == ("done", 600)
         again = tmp_path / "again.mp4"
         again.write_bytes(server.client.get(f"/jobs/{job}/result").content)
-        assert hashes(again, "video") == hashes(expected, "video")
+        assert hashes(again, "video") == expected
         for key, scale in zip(waiting, (2, 3), strict=True):
             assert server.finished(key)["status"] == "done"
             made = pixels_of(server.client.get(f"/jobs/{key}/result").content)
@@ -248,13 +255,11 @@ def test_a_job_is_cancelled_at_its_next_frame_or_tile(tmp_path: Path) -> None:
             job = server.submit(source["id"], model="fast").json()["id"]
             server.until(job, lambda state: state["progress"] > 0.01)
             workers.append(server.children())
-            started = time.monotonic()
             cancelled = server.client.post(f"/jobs/{job}/cancel").json()
             assert cancelled["status"] == "cancelled"
             assert 0 < cancelled["progress"] < 0.9
-            assert time.monotonic() - started < 8  # after ten it would have been killed
             assert not (tmp_path / "state" / "jobs" / job).exists()
-        assert workers[0] == workers[1] == server.children()
+        assert workers[0] == workers[1] == server.children()  # after ten seconds they would have been killed
         small = server.upload(encoded("png")).json()
         assert server.finished(server.submit(small["id"], model="fast").json()["id"])["status"] == "done"
 
@@ -362,9 +367,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
         upload = seeding.upload(encoded("png")).json()["id"]
         job = seeding.submit(upload).json()["id"]
         assert seeding.finished(job)["status"] == "done"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = held_port()
     command = [sys.executable, "-c", COMMAND, "--state", str(tmp_path / "state"), "--port", str(port)]
     command += ["--allow-models", "--root", str(tmp_path), "--max-queue", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
@@ -376,7 +379,8 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
         # laid down above, is also tried as a new upload's, which then isn't there.
         without = "positive_data_acceptance,ensure_resource_availability"
         options = ["--exclude-checks", without, "--generation-database", "none", "--no-color"]
-        options += ["--max-examples", "15", "--seed", "1", "--request-timeout", "60"]
+        options += ["--max-examples", "15", "--seed", "1", "--request-timeout", str(LONGEST_SECONDS)]
+        options += ["--suppress-health-check", "too_slow"]  # which is the machine's, where others work on it
         done = subprocess.run(
             [sys.executable, "-m", "schemathesis.cli", "run", f"{base}/openapi.json", *options],
             cwd=tmp_path,
@@ -385,7 +389,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
             check=False,
         )
         server.send_signal(signal.SIGTERM)
-        _, said = server.communicate(timeout=60)
+        _, said = server.communicate(timeout=LONGEST_SECONDS)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "Tested: 21" in done.stdout
     assert server.returncode == 0

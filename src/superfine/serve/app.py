@@ -47,7 +47,9 @@ _PAGE_TYPES: Final = {
     ".webmanifest": "application/manifest+json",
 }
 Key = Annotated[schema.Id, InPath(description="An id of 32 hexadecimal digits.")]
-Moment = Annotated[float, Query(ge=0, le=1e6, allow_inf_nan=False, description="Seconds, of a video.")]
+Moment = Annotated[
+    float | None, Query(ge=0, le=1e6, allow_inf_nan=False, description="Seconds, of what moves: one frame of it.")
+]
 _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
 _EVENT: Final = {
     "type": "object",
@@ -185,8 +187,8 @@ def _add_uploads(api: APIRouter) -> None:
         response_class=FileResponse,
         responses={**schema.failures(404, 410, 413, 415, 416, 503), 200: {"content": {"image/*": _FILE}}},
     )
-    async def view_upload(request: Request, key: Key, at: Moment = 0.0) -> FileResponse:
-        """The source as browsers can show it; of a video the frame at a moment."""
+    async def view_upload(request: Request, key: Key, at: Moment = None) -> FileResponse:
+        """The source as browsers can show it; of a video, or where it's given, the frame at a moment."""
         path, kind = await _service(request).upload_view(key, at)
         return _shown(path, kind)
 
@@ -316,17 +318,17 @@ def _add_results(api: APIRouter) -> None:
     )
     async def results(
         request: Request,
-        job: Annotated[list[schema.Id], Query(min_length=1, json_schema_extra={"maxItems": _MOST_ZIPPED})],
+        job: Annotated[list[schema.Id], Query(default_factory=list, json_schema_extra={"maxItems": _MOST_ZIPPED})],
     ) -> StreamingResponse:
-        """Several results as one zip."""
+        """Several results as one zip: of the jobs that are named, or of all that are done."""
         if len(job) > _MOST_ZIPPED:
             raise RefusedError(
                 422,
                 "too-many",
-                f"one zip holds {_MOST_ZIPPED} results, and {len(job):,} were asked for; get the rest by another one",
+                f"one zip holds {_MOST_ZIPPED} results, and {len(job):,} were asked for; get the rest by another one,"
+                " or name none for all that are done",
             )
-        found = [_service(request).result(key) for key in dict.fromkeys(job)]
-        files = [(made.name, path) for path, made in found]
+        files = [(made.name, path) for path, made in _service(request).results(job)]
         headers = {"Content-Disposition": 'attachment; filename="superfine.zip"'}
         return StreamingResponse(packed(files), media_type="application/zip", headers=headers)
 

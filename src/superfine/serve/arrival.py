@@ -134,7 +134,9 @@ async def _form(body: AsyncIterator[bytes], kind: str, target: _Target) -> str:
         parser.finalize()
     except FormParserError as error:
         raise RefusedError(400, "bad-form", "the form can't be read; send one as a browser or curl -F does") from error
-    if part.name is None or not part.whole or not target.count:
+    if part.name is not None and part.whole and not target.count:
+        raise RefusedError(400, "no-file", "the file is empty, or a folder; send one that holds something")
+    if part.name is None or not part.whole:
         raise RefusedError(
             400, "no-file", "the form holds no whole file in a field `file`; send one as curl -F file=@NAME does"
         )

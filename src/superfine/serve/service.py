@@ -181,10 +181,10 @@ class Service:
             raise RefusedError(415, "not-shown", f"browsers don't play {upload.name}; look at its `view`")
         return Path(upload.path), upload.media_type
 
-    async def upload_view(self, key: str, at: float = 0.0) -> tuple[Path, str]:
-        """A file that a browser can show, and its media type. at: seconds, of a video."""
+    async def upload_view(self, key: str, at: float | None = None) -> tuple[Path, str]:
+        """A file that a browser can show, and its media type. at: seconds, for one frame of what moves."""
         upload = self._source(key)
-        if at and upload.kind == "video":
+        if at is not None and (upload.kind == "animation" or (upload.kind == "video" and at > 0)):
             return await self._still(upload, at)
         suffix = Path(upload.path).suffix if upload.own else upload.suffix
         shown = upload.kind != "video" and suffix in _SHOWN and _small(upload.rows, upload.cols, upload.bytes)
@@ -194,7 +194,7 @@ class Service:
         return await self._view(Path(upload.path), view, upload, upload.rows * upload.cols, self.limits.megapixels)
 
     async def _still(self, upload: Upload, at: float) -> tuple[Path, str]:
-        """What a video shows at a moment; of each video one such still is kept, the last that was asked for."""
+        """What a clip shows at a moment; of each clip one such still is kept, the last that was asked for."""
         if at >= max(upload.seconds, 1e-9):
             raise _too_late(upload, "at")
         folder = self.store.upload_folder(upload.id)
@@ -433,6 +433,15 @@ class Service:
         if job.status != "done":
             raise RefusedError(409, "not-done", f"{job.name} isn't there: the job is {job.status}")
         return path, job
+
+    def results(self, keys: list[str]) -> list[tuple[Path, Job]]:
+        """Finished jobs' files: of these, or without any of all that are done. Raises RefusedError."""
+        if keys:
+            return [self.result(key) for key in dict.fromkeys(keys)]
+        done = [job for job in self.store.jobs.values() if job.status == "done"]
+        if not done:
+            raise RefusedError(409, "not-done", "no job is done yet")
+        return [(self.store.result_file(job), job) for job in done]
 
     async def result_view(self, key: str) -> tuple[Path, str]:
         """A file that a browser can show, and its media type. Raises RefusedError."""

@@ -61,6 +61,8 @@ _KNOWN: Final = "PNG, JPEG, WebP, AVIF, TIFF, GIF; MP4, WebM, MKV, MOV"
 _SECONDS_BETWEEN: Final = 0.25
 # Before so much is known, a guess at the time that is left would jump.
 _KNOWN_SHARE, _KNOWN_SECONDS = 0.01, 1.0
+# From so much on a guess that counts the network's preparation too is only a little too long.
+_LARGE_SHARE: Final = 0.2
 # While the last bands are being encoded nothing is heard.
 _ENLARGED: Final = 0.98
 # What a page can show at once; larger ones are reduced for it.
@@ -299,6 +301,7 @@ class _Listener(Progress):
         self._stopping = stopping
         self._weight = 1
         self._done = 0.0
+        self._asked = time.monotonic()
         self._started = 0.0
         self._before = 0.0
         self._told = 0.0
@@ -319,6 +322,8 @@ class _Listener(Progress):
         done, passed = share - self._before / self._weight, now - self._started
         known = done > _KNOWN_SHARE and passed > _KNOWN_SECONDS
         left = passed * (1 - share) / done if known else None
+        if left is None and share >= _LARGE_SHARE:
+            left = (now - self._asked) * (1 - share) / share
         if not self._moves:  # of a video `watch` knows more
             self._say(now, {"share": share * _ENLARGED, "seconds_left": left})
 

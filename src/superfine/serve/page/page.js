@@ -13,31 +13,36 @@ import { compare } from "./viewer.js";
  *   consistency: {operator: string, psnr: number | null, samples: number, misses: number, worst: number} | null, notes: string[],
  *   created: number, expires: number, video: {frames: number, done: number, fps: number, start: number} | null}} Job
  * @typedef {{name: string, family: string, scale: number, summary: string, frames: number}} Model
- * @typedef {{upload_bytes: number, megapixels: number, result_megapixels: number, frames: number, hours_kept: number}} Limits
+ * @typedef {{upload_bytes: number, megapixels: number, result_megapixels: number, frames: number, hours_kept: number, models: boolean}} Limits
  * What a person chose; empty strings are "as it comes".
  * @typedef {{model: string, scale: string, width: string, height: string, format: string, quality: string, codec: string,
  *   crf: string, from: string, until: string, consistent: string, sharpness: number, guess: boolean, ensemble: boolean}} Choices
  * One line of the list: a file on its way to the server, on the server, or a job made of it. found: another tab sent it;
- * eager: to be started as soon as it is there.
+ * eager: to be started as soon as it is there; saved: its result was downloaded from here.
  * @typedef {{key: string, name: string, bytes: number, file: File | null, upload: Upload | null, job: Job | null, choices: Choices | null,
- *   sent: number, wanted: boolean, stopping: boolean, leaving: boolean, found: boolean, eager: boolean, held: string, error: string, changed: number}} Item
+ *   sent: number, wanted: boolean, stopping: boolean, leaving: boolean, found: boolean, eager: boolean, saved: boolean, held: string, error: string, changed: number}} Item
  * @typedef {"sending" | "refused" | "ready" | "waiting" | Job["status"]} Phase
  */
 
 const API = "api/v1";
 const MOST_UPLOADS = 2;
 const POLL_SECONDS = 3;
-/** Where tabs can't agree on who listens (without TLS on another machine), each asks. */
-const ALONE_SECONDS = 1;
+/** Where tabs can't agree on who listens (without TLS on another machine), each asks; and where more than one job goes on. */
+const LIVELY_SECONDS = 1;
 /** So often a page without work looks whether results are still there. */
 const EXPIRY_SECONDS = 60;
 const MOST_DELETIONS = 3;
+/** With more files only those that are seen have their settings on the page. */
+const FEW = 24;
+/** More are told as a number. */
+const MOST_TOLD = 3;
 const LONGEST_PAUSE_SECONDS = 30;
 /** The most that a side can grow. */
 const MOST_TIMES = 16;
 const SCALES = [2, 3, 4, 6, 8, 12, 16];
 const EXACT = "exact";
 const FINAL = ["done", "failed", "cancelled", "expired"];
+const NETWORK = /\.(onnx|safetensors)$/i;
 const LOSSY = ["jpg", "webp", "avif", "heic"];
 const FORMATS = {
   picture: { png: "PNG", jpg: "JPEG", webp: "WebP", avif: "AVIF", tif: "TIFF", heic: "HEIC" },
@@ -318,7 +323,7 @@ const sourceOf = (item) => item.job?.upload ?? item.upload?.id ?? "";
 function newItem(given) {
   return {
     key: crypto.randomUUID?.() ?? String(Math.random()), name: "", bytes: 0, file: null, upload: null, job: null, choices: null,
-    sent: 0, wanted: false, stopping: false, leaving: false, found: false, eager: false, held: "", error: "", changed: performance.now(), ...given,
+    sent: 0, wanted: false, stopping: false, leaving: false, found: false, eager: false, saved: false, held: "", error: "", changed: performance.now(), ...given,
   };
 }
 
@@ -352,12 +357,16 @@ function tell(item, before) {
 
 /** @param {Iterable<File>} files */
 function add(files) {
-  const added = [...files].map((file) => newItem({ name: file.name, bytes: file.size, file }));
+  const given = [...files];
+  if (state.limits?.models) addNetworks(given.filter((file) => NETWORK.test(file.name)));
+  const added = given.filter((file) => !state.limits?.models || !NETWORK.test(file.name))
+    .map((file) => newItem({ name: file.name, bytes: file.size, file }));
   if (added.length === 0) return;
   const most = state.limits?.upload_bytes ?? Infinity;
   for (const item of added) {
     if (item.bytes > most) item.error = `${bytesText(item.bytes)} is more than this server takes, ${bytesText(most)}.`;
     else if (item.bytes === 0) item.error = "It is empty, or a folder: drop the pictures that are in it.";
+    else if (NETWORK.test(item.name)) item.error = "It is a network, and this server takes none; superfine serve --allow-models does.";
   }
   state.items.push(...added);
   announce(`${counted(added.length, "file")} added.`);
@@ -387,7 +396,7 @@ async function sendOne(item, file) {
       const upload = await send(file, item.name, (share) => {
         item.sent = share;
         if (share > 0) item.held = "";
-        paint();
+        paintSoon();
       }, controller.signal);
       if (!upload) break;
       if (!wanted()) {
@@ -597,10 +606,13 @@ const MEMORY = "superfine-waiting";
 function remember() {
   if (!recalled) return;
   const waiting = state.items.filter((item) => !item.job && item.upload).map((item) => ({ id: item.upload?.id, choices: item.choices }));
-  sessionStorage.setItem(MEMORY, JSON.stringify(waiting));
+  const text = JSON.stringify(waiting);
+  if (text !== remembered) sessionStorage.setItem(MEMORY, text);
+  remembered = text;
 }
 
 let recalled = false;
+let remembered = "";
 
 /** Once: what waits on the server, in this tab's order and with its choices, then what other tabs left there. */
 async function recall() {
@@ -616,6 +628,66 @@ async function recall() {
     if (upload) state.items.push(newItem({ name: upload.name, bytes: upload.bytes, upload, choices: { ...recommended(upload), ...choices }, found: !waiting.some((each) => each.id === id) }));
   }
   recalled = true;
+}
+
+// ---- Networks of one's own, where the server takes them
+
+/** Each is handed in by itself: what came before is there, whatever becomes of the others. @param {File[]} files */
+async function addNetworks(files) {
+  const told = element("network-news");
+  const words = [];
+  for (const file of files) {
+    say(told, [...words, `Reading ${file.name} \u2026`].join(" "));
+    try {
+      const headers = { "X-Superfine": "1", "X-File-Name": encodeURIComponent(file.name), "Content-Type": "application/octet-stream" };
+      const answer = await fetch(`${API}/models`, { method: "POST", headers, body: file }).catch(() => {
+        throw new Refusal(0, GONE);
+      });
+      if (!answer.ok) throw await refusalOf(answer);
+      const made = await answer.json();
+      words.push(`${made.family} is there, ${made.scale} times: choose it under Model.`);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      words.push(`${file.name}: ${unnamed(error.message, file.name)}.`);
+    }
+    say(told, words.join(" "));
+    announce(words[words.length - 1]);
+    await learnModels();
+  }
+}
+
+/** @param {Model} model */
+async function removeNetwork(model) {
+  const told = element("network-news");
+  try {
+    await erase(`models/${model.name}`);
+    say(told, `${model.family} is removed.`);
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    say(told, error.status === 0 ? "superfine doesn't answer." : sentence(error.message));
+  }
+  announce(told.textContent ?? "");
+  element("choose-network").focus();
+  await learnModels();
+}
+
+async function learnModels() {
+  state.models = await ask("models").catch(() => state.models);
+  paintNetworks();
+  paint();
+}
+
+function paintNetworks() {
+  element("networks").hidden = !state.limits?.models;
+  const own = state.models.filter(isUploaded);
+  element("network-list").replaceChildren(...own.map((model) => {
+    const remove = Object.assign(document.createElement("button"), { type: "button", textContent: "Remove" });
+    remove.setAttribute("aria-label", `Remove the network ${model.family}`);
+    remove.addEventListener("click", () => removeNetwork(model));
+    const line = document.createElement("li");
+    line.append(Object.assign(document.createElement("span"), { textContent: `${model.family}, ${model.scale} times` }), remove);
+    return line;
+  }));
 }
 
 // ---- The token
@@ -670,6 +742,7 @@ async function learn() {
   say(element("kinds"), offered.filter(Boolean).join("; "));
   say(element("limits"), `Up to ${bytesText(health.limits.upload_bytes)} and ${DIGITS.format(health.limits.megapixels)} megapixels. Results are kept for ${DIGITS.format(health.limits.hours_kept)} hours.`);
   say(element("about"), `superfine ${health.version}`);
+  paintNetworks();
 }
 
 async function refresh() {
@@ -680,7 +753,9 @@ async function refresh() {
   await recall();
   const before = new Map(state.items.map((item) => [item, item.job?.status]));
   state.items = merged(state.items, jobs, asked);
-  for (const item of state.items) if (before.get(item)) tell(item, before.get(item));
+  const done = state.items.filter((item) => before.get(item) && before.get(item) !== "done" && item.job?.status === "done");
+  if (done.length > MOST_TOLD) announce(`${done.length} files are done.`);
+  for (const item of state.items) if (before.get(item) && !(done.length > MOST_TOLD && done.includes(item))) tell(item, before.get(item));
 }
 
 /** Look at all jobs, then listen to the next one; where the server doesn't let us, less and less often. */
@@ -720,8 +795,9 @@ function watch() {
     hush();
     if (next) listen(next);
   }
+  const lively = !navigator.locks || open.filter((job) => job.status === "running").length > 1;
   if (failures > 0) timer = setTimeout(update, 1000 * pauseSeconds(failures, 0));
-  else if (open.length > (leads ? 1 : 0)) timer = setTimeout(update, 1000 * (navigator.locks || document.hidden ? POLL_SECONDS : ALONE_SECONDS));
+  else if (open.length > (leads ? 1 : 0)) timer = setTimeout(update, 1000 * (lively && !document.hidden ? LIVELY_SECONDS : POLL_SECONDS));
   else if (!document.hidden && state.items.some((item) => phaseOf(item) === "done")) timer = setTimeout(update, 1000 * EXPIRY_SECONDS);
 }
 
@@ -740,6 +816,7 @@ tabs.addEventListener("message", (/** @type {MessageEvent<News>} */ { data: { jo
   }
   const item = state.items.find((each) => each.job?.id === job?.id && job);
   if (item && job) hear(item, job);
+  if (job && !state.locked) state.trouble = ""; // the server answers again
   if (item || removed) paint();
   if (job && !item && !state.removed.has(job.id)) update(); // made since this tab looked
   else if (job && FINAL.includes(job.status)) watch();
@@ -827,13 +904,21 @@ const choose = /** @type {HTMLButtonElement} */ (element("choose"));
 const input = /** @type {HTMLInputElement} */ (element("files"));
 const list = element("list");
 
-/** @typedef {{root: HTMLElement, parts: Record<string, any>, shown: string}} Card */
+/** told: what a card says that doesn't change by itself any more.
+ * @typedef {{root: HTMLElement, parts: Record<string, any>, shown: string, told: string}} Card */
 /** @type {Map<string, Card>} */
 const cards = new Map();
 
-/** @param {string} text */
+/** @type {string[]} */
+let news = [];
+
+/** What happens at once is said together: of several changes in a row only the last one is heard. @param {string} text */
 function announce(text) {
-  element("status").textContent = text;
+  if (news.push(text) > 1) return;
+  queueMicrotask(() => {
+    element("status").textContent = news.join(" ");
+    news = [];
+  });
 }
 
 /** Set only what is new: else screen readers and selections start over. @param {Element} node @param {string} text */
@@ -846,20 +931,50 @@ function offer(select, value, text) {
   select.append(new Option(text, value));
 }
 
+/** Cards that are seen, or will be soon. @type {Set<Element>} */
+const near = new Set();
+const sight = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) near.add(entry.target);
+    else near.delete(entry.target);
+  }
+  if (state.items.length > FEW) paint();
+}, { rootMargin: "50% 0px" });
+
+/** @param {string} id of a template @returns {HTMLElement} */
+function copyOf(id) {
+  const template = /** @type {HTMLTemplateElement} */ (element(id));
+  return /** @type {HTMLElement} */ (/** @type {Element} */ (template.content.firstElementChild).cloneNode(true));
+}
+
+/** @param {HTMLElement} root @param {Record<string, any>} parts */
+function gather(root, parts) {
+  for (const part of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("[data-part]"))) parts[part.dataset.part ?? ""] = part;
+}
+
 /** @param {Item} item @returns {Card} */
 function newCard(item) {
-  const template = /** @type {HTMLTemplateElement} */ (element("card"));
-  const root = /** @type {HTMLElement} */ (/** @type {Element} */ (template.content.firstElementChild).cloneNode(true));
+  const root = copyOf("card");
   /** @type {Record<string, any>} */
   const parts = {};
-  for (const part of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("[data-part]"))) parts[part.dataset.part ?? ""] = part;
+  gather(root, parts);
   parts.thumb.addEventListener("click", () => item.job?.status === "done" && open(item));
   parts.thumb.addEventListener("error", () => (parts.thumb.hidden = true));
   parts.thumb.addEventListener("load", () => (parts.blank.style.display = "none")); // it would show through
-  parts.remove.addEventListener("click", () => remove([item]));
+  parts.remove.addEventListener("click", () => (item.job?.status === "done" && !item.saved ? question([item]) : remove([item])));
+  parts.download.addEventListener("click", () => (item.saved = true));
   parts.cancel.addEventListener("click", () => item.stopping || cancel(item));
   parts.compare.addEventListener("click", () => open(item));
   parts.again.addEventListener("click", () => again(item));
+  sight.observe(root);
+  return { root, parts, shown: "", told: "" };
+}
+
+/** Only while there is something to choose: browsers that fill in forms look at all that there are, again and again.
+ * @param {Record<string, any>} parts @param {Item} item */
+function addSettings(parts, item) {
+  parts.settings = copyOf("settings");
+  gather(parts.settings, parts);
   parts.spread.addEventListener("click", () => spread(item));
   parts.settings.addEventListener("input", (/** @type {Event} */ event) => read(item, parts, event.target));
   parts.settings.addEventListener("submit", (/** @type {Event} */ event) => {
@@ -868,12 +983,15 @@ function newCard(item) {
     paint();
     submitAll();
   });
-  return { root, parts, shown: "" };
+  parts.settings.setAttribute("aria-label", `Settings of ${item.name}`);
+  parts.start.setAttribute("aria-label", `Enlarge ${item.name}`);
+  parts.running.before(parts.settings);
 }
 
-/** Fill the menus, once the file is known. @param {Record<string, any>} parts @param {Upload} upload */
-function furnish(parts, upload) {
+/** The models that there are. @param {Record<string, any>} parts @param {Upload} upload */
+function furnishModels(parts, upload) {
   const best = upload.recommended.model;
+  parts.model.replaceChildren();
   let found = false;
   for (const [name, models] of menu(state.models, upload)) {
     const group = document.createElement("optgroup");
@@ -886,9 +1004,13 @@ function furnish(parts, upload) {
     parts.model.append(group);
   }
   if (!found) parts.model.prepend(new Option(`${best} (recommended)`, best));
+}
+
+/** Fill the other menus, once the file is known. @param {Record<string, any>} parts @param {Upload} upload */
+function furnish(parts, upload) {
   const scales = [...new Set([...SCALES, upload.recommended.scale])].sort((one, other) => one - other);
   for (const scale of scales) offer(parts.scale, String(scale), `${scale} times`);
-  offer(parts.scale, EXACT, "exact size \u2026");
+  offer(parts.scale, EXACT, "exact \u2026");
   offer(parts.format, "", "as the file");
   for (const [value, text] of Object.entries(FORMATS[upload.kind])) if (state.formats.has(value)) offer(parts.format, value, text);
   for (const [value, text] of Object.entries(CODECS)) offer(parts.codec, value, text);
@@ -937,8 +1059,11 @@ function spread(from) {
 
 /** @param {Record<string, any>} parts @param {Item} item @param {Upload} upload @param {Choices} choices */
 function paintSettings(parts, item, upload, choices) {
-  if (parts.model.options.length === 0) {
-    furnish(parts, upload);
+  if (parts.scale.options.length === 0) furnish(parts, upload);
+  const known = state.models.map(valueOf).join();
+  if (parts.model.dataset.known !== known) {
+    parts.model.dataset.known = known;
+    furnishModels(parts, upload);
     const offered = [...parts.model.options].map((option) => option.value);
     if (!offered.includes(choices.model)) choices.model = upload.recommended.model; // an uploaded network that is gone
   }
@@ -973,6 +1098,14 @@ function stateText(item) {
   return item.sent >= 1 ? "Looking at it" : `Sending, ${Math.floor(100 * item.sent)} %`;
 }
 
+/** How much of it is done; undefined where that isn't known. What only waits keeps still: it may be hundreds.
+ * @param {Item} item @param {Phase} phase */
+function shareOf(item, phase) {
+  if (phase === "running") return item.job && !starting(item.job) ? item.job.progress : undefined;
+  if (!sending.has(item.key)) return 0;
+  return item.sent < 1 ? item.sent : undefined;
+}
+
 /** @param {Item} item */
 function madeText(item) {
   const job = /** @type {Job} */ (item.job);
@@ -984,7 +1117,8 @@ function madeText(item) {
 /** @param {Item} item */
 function thumbOf(item) {
   const upload = sourceOf(item);
-  if (upload) return `${API}/uploads/${upload}/view`;
+  const moves = item.job?.video || (item.upload && item.upload.kind !== "picture");
+  if (upload) return `${API}/uploads/${upload}/view${moves ? "?at=0" : ""}`; // a list that moves can't be read
   return item.job?.status === "done" ? `${API}/jobs/${item.job.id}/view` : "";
 }
 
@@ -992,6 +1126,9 @@ function thumbOf(item) {
 function paintCard(card, item) {
   const { root, parts } = card;
   const phase = phaseOf(item);
+  const told = FINAL.includes(phase) ? JSON.stringify([item.name, item.job, item.upload?.kind, item.error, item.leaving]) : "";
+  if (told && told === card.told) return;
+  card.told = told;
   const focused = root.contains(document.activeElement) ? document.activeElement : null;
   root.dataset.phase = phase;
   root.setAttribute("aria-busy", String(item.leaving));
@@ -1006,7 +1143,7 @@ function paintCard(card, item) {
   }
   const film = job?.video || (upload && upload.kind !== "picture");
   parts.kind.hidden = !film;
-  say(parts.kind, upload && upload.kind !== "picture" ? upload.kind : "video");
+  say(parts.kind, upload && upload.kind !== "picture" ? upload.kind : /\.(gif|webp)$/.test(job?.name ?? "") ? "animation" : "video");
   say(parts.why, why(item, phase));
   parts.why.hidden = !parts.why.textContent;
   const notes = job ? [...job.notes.map(labelled), ...consistencyText(job)] : phase === "ready" ? upload?.notes ?? [] : [];
@@ -1016,14 +1153,23 @@ function paintCard(card, item) {
   }
   parts.notes.hidden = notes.length === 0;
 
-  parts.settings.hidden = phase !== "ready" || !state.limits; // what there is to choose isn't known yet
-  parts.settings.setAttribute("aria-label", `Settings of ${item.name}`);
-  if (!parts.settings.hidden && upload && item.choices) paintSettings(parts, item, upload, item.choices);
+  const seen = state.items.length <= FEW || near.has(root) || focused !== null;
+  const chooses = phase === "ready" && state.limits !== null && seen; // before, what there is to choose isn't known
+  if (chooses && !parts.settings?.isConnected) {
+    addSettings(parts, item);
+    root.style.minHeight = "";
+  }
+  if (parts.settings) parts.settings.hidden = phase !== "ready";
+  if (!seen && parts.settings?.isConnected && !parts.settings.querySelector("[open]")) {
+    root.style.minHeight = `${root.offsetHeight}px`; // what is seen stays where it is
+    parts.settings.remove();
+  }
+  if (chooses && upload && item.choices) paintSettings(parts, item, upload, item.choices);
 
   const moves = ["sending", "waiting", "queued", "running"].includes(phase);
   parts.running.hidden = !moves;
   if (moves) {
-    const share = job && phase === "running" && !starting(job) ? job.progress : phase === "sending" && item.sent < 1 && sending.has(item.key) ? item.sent : undefined;
+    const share = shareOf(item, phase);
     if (share === undefined) parts.progress.removeAttribute("value");
     else parts.progress.value = share;
     parts.progress.setAttribute("aria-label", `${item.name}: ${phase === "sending" ? "sending" : "progress"}`);
@@ -1047,13 +1193,14 @@ function paintCard(card, item) {
   parts.remove.hidden = ["queued", "running", "waiting"].includes(phase);
   parts.remove.setAttribute("aria-label", `Remove ${item.name}`);
   parts.remove.setAttribute("aria-disabled", String(item.leaving)); // not `disabled`: it has the focus
-  for (const [part, verb] of /** @type {const} */ ([["start", "Enlarge"], ["cancel", "Cancel"], ["compare", "Compare"], ["again", parts.again.textContent]])) {
+  for (const [part, verb] of /** @type {const} */ ([["cancel", "Cancel"], ["compare", "Compare"], ["again", parts.again.textContent]])) {
     parts[part].setAttribute("aria-label", `${verb} ${item.name}`);
   }
   // What had the focus may be gone: what came in its place has it now.
   if (focused instanceof HTMLElement && focused.offsetParent === null) {
-    [parts.compare, parts.cancel, parts.start, parts.again, parts.remove].find((part) => part.offsetParent !== null)?.focus();
+    [parts.compare, parts.cancel, parts.start, parts.again, parts.remove].find((part) => part && part.offsetParent !== null)?.focus();
   }
+  if (job) parts.settings?.remove();
 }
 
 /** @param {Item} item */
@@ -1085,8 +1232,10 @@ async function open(item) {
     after: shows ? { kind: still ? "picture" : "film", source: `${API}/jobs/${job.id}/view` } : null,
     guess: job.guess_map ? `${API}/jobs/${job.id}/guess-map` : null,
     download: `${API}/jobs/${job.id}/result`,
+    moves: job.video !== null,
     note: !shows ? "Browsers don't show this kind of video; download it to see it." : "",
     missed: update,
+    saved: () => (item.saved = true),
   });
 }
 
@@ -1096,20 +1245,34 @@ function summary(items) {
   const count = (/** @type {Phase[]} */ ...wanted) => phases.filter((phase) => wanted.includes(phase)).length;
   const words = /** @type {[number, string][]} */ ([
     [count("sending"), "on the way"], [count("ready"), "to start"], [count("waiting", "queued"), "waiting"], [count("running"), "in work"],
-    [count("done"), "done"], [count("failed", "refused"), "failed"], [count("cancelled", "expired"), "ended"],
+    [count("done"), "done"], [count("failed", "refused"), "failed"], [count("cancelled"), "cancelled"], [count("expired"), "expired"],
   ]);
   return words.filter(([number]) => number > 0).map(([number, word]) => `${number} ${word}`).join(", ");
+}
+
+let soon = 0;
+
+/** At most once for each picture of the screen. */
+function paintSoon() {
+  soon ||= requestAnimationFrame(() => {
+    soon = 0;
+    paint();
+  });
 }
 
 function paint() {
   const { items } = state;
   const page = /** @type {HTMLElement} */ (document.querySelector(".page"));
   page.toggleAttribute("data-busy", items.length > 0);
+  page.toggleAttribute("data-several", items.length > 1);
   element("drop").hidden = state.locked && !state.limits; // nothing was seen yet: the token comes first
   element("work").hidden = items.length === 0;
+  const keys = new Set(items.map((item) => item.key));
   for (const [key, card] of cards) {
-    if (items.some((item) => item.key === key)) continue;
+    if (keys.has(key)) continue;
     card.root.remove();
+    sight.unobserve(card.root);
+    near.delete(card.root);
     cards.delete(key);
   }
   items.forEach((item, place) => {
@@ -1127,7 +1290,7 @@ function paint() {
   say(startAll, ready.length > 1 ? `Enlarge all ${ready.length}` : "Enlarge all");
   const downloads = /** @type {HTMLAnchorElement} */ (element("download-all"));
   downloads.setAttribute("aria-disabled", String(done.length === 0));
-  if (done.length) downloads.href = `${API}/results.zip?${done.map((item) => `job=${item.job?.id}`).join("&")}`;
+  if (done.length) downloads.href = `${API}/results.zip`; // all that are done, as they are listed here
   else downloads.removeAttribute("href");
   /** @type {HTMLButtonElement} */ (element("clear")).disabled = finished().length === 0;
   const trouble = element("trouble");
@@ -1166,19 +1329,43 @@ element("start-all").addEventListener("click", () => {
   element("heading").focus();
   submitAll();
 });
-const finished = () => state.items.filter((item) => FINAL.includes(phaseOf(item)) && !item.leaving);
+const finished = () => state.items.filter((item) => [...FINAL, "refused"].includes(phaseOf(item)) && !item.leaving);
 const confirmation = /** @type {HTMLDialogElement} */ (element("confirm"));
-element("clear").addEventListener("click", () => {
-  const count = finished().length;
-  say(element("confirm-question"), `Remove ${counted(count, "finished file")}?`);
-  say(element("confirm-remove"), `Remove ${count}`);
+/** @type {Item[]} */
+let asked = [];
+
+/** Whether they are to go, before what can't be undone. @param {Item[]} items */
+function question(items) {
+  asked = items;
+  const one = items.length === 1;
+  say(element("confirm-question"), one ? `Remove ${items[0].name}?` : `Remove ${items.length} finished files?`);
+  say(element("confirm-facts"), one
+    ? "Its result and original are deleted on the server. That can't be undone."
+    : "Their results and originals are deleted on the server, also those that other windows made. That can't be undone.");
+  say(element("confirm-keep"), one ? "Keep it" : "Keep them");
+  say(element("confirm-remove"), one ? "Remove" : `Remove ${items.length}`);
   confirmation.showModal();
-});
+}
+element("clear").addEventListener("click", () => question(finished()));
 element("confirm-keep").addEventListener("click", () => confirmation.close());
 element("confirm-remove").addEventListener("click", () => {
   confirmation.close();
-  remove(finished());
-  element("heading").focus();
+  if (document.activeElement === element("clear")) element("heading").focus(); // there will be nothing to clear
+  remove(asked.filter((item) => state.items.includes(item)));
+});
+element("download-all").addEventListener("click", () => {
+  for (const item of state.items) item.saved ||= phaseOf(item) === "done";
+});
+// What is still on its way is known to this window alone.
+window.addEventListener("beforeunload", (event) => {
+  if (state.items.some((item) => ["sending", "waiting"].includes(phaseOf(item)))) event.preventDefault();
+});
+
+const networks = /** @type {HTMLInputElement} */ (element("network-files"));
+element("choose-network").addEventListener("click", () => networks.click());
+networks.addEventListener("change", () => {
+  addNetworks([...(networks.files ?? [])]);
+  networks.value = "";
 });
 
 const curtain = element("curtain");

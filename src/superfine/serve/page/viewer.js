@@ -6,7 +6,7 @@
  * @typedef {{kind: "picture" | "film", source: string, start?: number, instead?: Show | null}} Show
  * What is to be compared; rows and cols are the result's.
  * @typedef {{name: string, facts: string, rows: number, cols: number, before: Show | null, after: Show | null,
- *   guess: string | null, download: string, note: string, missed: () => void}} Pair
+ *   guess: string | null, download: string, note: string, moves: boolean, missed: () => void, saved: () => void}} Pair
  * The middle of the stage shows (x, y), in pixels of the result; zoom: pixels of the screen for one of these.
  * @typedef {{x: number, y: number, zoom: number}} View
  * A stage, in pixels of the screen.
@@ -15,6 +15,9 @@
 
 const CLOSEST = 32;
 const LARGEST_WHOLE = 4;
+/** Pixels of the screen that a picture of few pixels may have, and that a strip's narrow side has at first. */
+const SMALLEST_WHOLE = 256;
+const NARROWEST = 48;
 const STEP = 64;
 /** From so many pixels of the screen on, a pixel is shown as a square. */
 const SQUARE = 6;
@@ -25,7 +28,10 @@ const LEVELS = [0, 1, 2, 4, 8, 16, 32, 64];
 export const limit = (value, low, high) => Math.min(Math.max(value, low), Math.max(low, high));
 
 /** The zoom that shows all of it; stamps don't become posters. @param {Pair} pair @param {Size} stage */
-export const fitting = (pair, stage) => Math.min(stage.width / pair.cols, stage.height / pair.rows, LARGEST_WHOLE);
+export function fitting(pair, stage) {
+  const most = limit(Math.floor(SMALLEST_WHOLE / Math.max(pair.cols, pair.rows)), LARGEST_WHOLE, CLOSEST);
+  return Math.min(stage.width / pair.cols, stage.height / pair.rows, most);
+}
 
 /** The view, brought back to where there is something to see. @param {View} view @param {Pair} pair @param {Size} stage */
 export function bounded(view, pair, stage) {
@@ -58,7 +64,7 @@ const seek = /** @type {HTMLInputElement} */ (element("seek"));
 const play = element("play");
 
 /** @type {Pair} */
-let pair = { name: "", facts: "", rows: 1, cols: 1, before: null, after: null, guess: null, download: "", note: "", missed: () => {} };
+let pair = { name: "", facts: "", rows: 1, cols: 1, before: null, after: null, guess: null, download: "", note: "", moves: false, missed: () => {}, saved: () => {} };
 /** @type {View} */
 let view = { x: 0, y: 0, zoom: 1 };
 let at = 50;
@@ -200,6 +206,25 @@ function note(text) {
   shown.hidden = text === "";
 }
 
+/** When it is there to be seen, or won't come. @param {HTMLElement} shown */
+function come(shown) {
+  if (shown instanceof HTMLImageElement) return shown.decode().catch(() => {});
+  return new Promise((resolve) => {
+    for (const end of ["loadeddata", "error"]) shown.addEventListener(end, resolve, { once: true });
+  });
+}
+
+/** Until all is there: animations begin at once then, so that the same moments lie beside each other. */
+async function wait() {
+  const awaited = pair;
+  stage.toggleAttribute("data-held", pair.moves);
+  element("stage-wait").hidden = false;
+  await Promise.all([...stage.querySelectorAll(".layer > *")].map((shown) => come(/** @type {HTMLElement} */ (shown))));
+  if (pair !== awaited) return; // another one was opened meanwhile
+  stage.removeAttribute("data-held");
+  element("stage-wait").hidden = true;
+}
+
 /** Open the window on a pair. @param {Pair} given */
 export function compare(given) {
   pair = given;
@@ -220,6 +245,9 @@ export function compare(given) {
   stop();
   if (!dialog.open) dialog.showModal(); // it was asked for twice
   draw();
+  const narrow = Math.min(pair.rows, pair.cols);
+  if (view.zoom < 1 && narrow * view.zoom < NARROWEST) look({ zoom: NARROWEST / narrow }); // else a thread
+  wait();
   (pair.before === null || pair.after === null ? stage : divider).focus();
 }
 
@@ -324,6 +352,7 @@ strength.addEventListener("input", () => {
   const heat = /** @type {HTMLElement | null} */ (after.querySelector(".heat-over"));
   if (heat) heat.style.opacity = String(Number(strength.value) / 100);
 });
+element("viewer-download").addEventListener("click", () => pair.saved());
 element("viewer-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => {
   // Decoded pictures are large.
