@@ -204,8 +204,8 @@ def guess_for(
         raise UsageError(f"--guess-map is calibrated for {names}, not for {models[0].card.name}; take one of them")
     if not lossless:
         raise UsageError(
-            f"--guess-map is calibrated for clean pictures, and the source is {kind or 'lossy'}, which has traces of its"
-            " own; leave it out"
+            f"--guess-map is calibrated for clean pictures, and the source is {kind or 'lossy'}, which has traces of"
+            " its own; leave it out"
         )
     guess, calibration = found
     return Guess(guess, calibration, open_engine(guess, engine, precision))
