@@ -432,6 +432,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_on_which_nothing_moves_on_ends_itself() -> None:
     command = [sys.executable, "-c", HANGING, "slow", "idle", "hangs", "never"]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
