@@ -983,14 +983,14 @@ def test_who_waits_for_cores_that_others_have_hears_of_it_once(monkeypatch: pyte
     assert "no worker has started yet" in warned[0]
 
 
+def die_at_work(actor: FakeActor, name: str) -> None:
+    if name == "do":
+        raise ray.exceptions.RayActorError(error_msg="The actor died\nWorker exit type: SYSTEM_ERROR")
+
+
 def test_a_dead_worker_is_told_of_and_made_anew() -> None:
     fake = FakeRay(("a", 1))
-
-    def failing(actor: FakeActor, name: str) -> None:
-        if name == "do":
-            raise ray.exceptions.RayActorError(error_msg="The actor died\nWorker exit type: SYSTEM_ERROR")
-
-    fake.failing = failing
+    fake.failing = die_at_work
     warned: list[str] = []
     with fleet(fake, warned, cores=1) as crew:
         (joined,) = mustered(crew)
@@ -1050,12 +1050,7 @@ def test_what_workers_were_writing_when_the_run_is_stopped_is_removed(
 @pytest.mark.parametrize(("minutes", "told"), [(0.0, True), (60.0, False)])
 def test_a_death_after_all_patience_may_have_been_for_that(minutes: float, told: bool) -> None:
     fake = FakeRay(("a", 1))
-
-    def failing(actor: FakeActor, name: str) -> None:
-        if name == "do":
-            raise ray.exceptions.RayActorError(error_msg="Worker exit type: SYSTEM_ERROR")
-
-    fake.failing = failing
+    fake.failing = die_at_work
     warned: list[str] = []
     errand = Errand(Job(model="nearest"), patience_minutes=minutes)
     with Fleet(fake, errand, Needs(cores=1), warned.append) as crew:  # type: ignore[arg-type]

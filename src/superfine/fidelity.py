@@ -62,9 +62,7 @@ _CG_TURNS: Final = 300
 _CG_UNIT: Final = 2e-7
 _CG_LEVELS: Final = 0.05
 _CG_MARGIN: Final = 12
-
-
-# 16 bits have levels that are 257 times finer, and take so many times the turns.
+# 16 bits have levels that are 257 times finer, and take so many times the turns of each effort.
 _DEEPER: Final = 8
 
 

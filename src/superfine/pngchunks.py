@@ -29,8 +29,7 @@ _END: Final = 12  # bytes of the closing IEND chunk
 
 def text_chunks(path: Path) -> Iterator[bytes]:
     """Whole text chunks of a PNG, in order; those larger than 16 MB are left out."""
-    for head, file in _chunks(path):
-        (length,) = struct.unpack(">I", head[:4])
+    for head, length, file in _chunks(path):
         if head[4:] in _TEXT and length <= _LARGEST:
             chunk = head + file.read(length + 4)
             if len(chunk) == length + 12:
@@ -39,7 +38,7 @@ def text_chunks(path: Path) -> Iterator[bytes]:
 
 def animation_control(path: Path) -> tuple[int, int]:
     """How many pictures an animated PNG has, and how often they are played (0: without end); (0, 0) of all others."""
-    for head, file in _chunks(path):
+    for head, _, file in _chunks(path):
         if head[4:] == b"acTL":
             pictures, plays = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
             return pictures, plays
@@ -48,15 +47,15 @@ def animation_control(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def _chunks(path: Path) -> Iterator[tuple[bytes, BinaryIO]]:
-    """The length and kind of each chunk of a PNG, 8 bytes, and the file, which stands behind them."""
+def _chunks(path: Path) -> Iterator[tuple[bytes, int, BinaryIO]]:
+    """The first 8 bytes of each chunk of a PNG, the length that they say, and the file, which stands behind them."""
     with path.open("rb") as file:
         if file.read(8) != _SIGNATURE:
             return
         while len(head := file.read(8)) == 8:
-            begin = file.tell()
-            yield head, file
-            file.seek(begin + int.from_bytes(head[:4]) + 4)
+            begin, length = file.tell(), int.from_bytes(head[:4])
+            yield head, length, file
+            file.seek(begin + length + 4)
 
 
 def xmp_chunk(xmp: bytes) -> bytes:

@@ -703,11 +703,11 @@ def find_record(output: Path) -> Found | None:
 
 def _packets(path: Path) -> Iterator[bytes]:
     """A file's XMP, one packet at a time: a PNG may hold more than one, each of 16 MB. Raises ValueError for many."""
-    packet = xmp_of(open_picture(path, max_megapixels=math.inf, bounded=False))
+    picture = open_picture(path, max_megapixels=math.inf, bounded=False)
     found = 0
     for found, inside in enumerate(filter(None, map(xmp_in, text_chunks(path))), 1):
         if found > _MOST_PACKETS:
             raise ValueError(f"it holds more than {_MOST_PACKETS} packets of XMP")
         yield inside
-    if not found and packet is not None:
+    if not found and (packet := xmp_of(picture)) is not None:
         yield packet
